@@ -1,0 +1,84 @@
+# Two commands: `make reproduce` runs the main job, `make test` runs the tests. Both set up .venv first.
+PROFILE ?= smoke
+PYTHON  ?= python3
+
+BIN     := .venv/bin
+RUNS    := runs/$(PROFILE)
+RESULTS := results/$(PROFILE)
+
+# ---- profiles: sizes other than the notebooks' own defaults live here and nowhere else ----
+# smoke: the embedded corpus at the defaults
+PARAMETERS.smoke   :=
+# codiesp: real notes; needs ICDRAT_DATA, the folder that holds codiesp/
+PARAMETERS.codiesp := -p corpus=codiesp
+
+ifeq ($(origin PARAMETERS.$(PROFILE)),undefined)
+$(error There is no profile '$(PROFILE)'; choose one of: smoke codiesp)
+endif
+
+# ---- what depends on what ----
+data       := icdrat/types.py icdrat/codes.py icdrat/text.py $(wildcard icdrat/data/*.py)
+coder      := $(data) $(wildcard icdrat/coder/*.py)
+rationale  := $(coder) $(wildcard icdrat/rationale/*.py)
+evaluation := $(rationale) $(wildcard icdrat/evaluation/*.py)
+learning   := $(evaluation) $(wildcard icdrat/learning/*.py)
+report     := icdrat/report.py
+
+EXPERIMENTS := e1_coder e2_rationales e3_student e4_plausibility e5_faithfulness
+PAPER       := tab1_methods tab2_codes fig1_curves page1_notes
+
+$(RUNS)/e1_coder.ipynb:        $(coder)
+$(RUNS)/e2_rationales.ipynb:   $(rationale)  $(RUNS)/e1_coder.ipynb
+$(RUNS)/e3_student.ipynb:      $(learning)   $(RUNS)/e2_rationales.ipynb
+$(RUNS)/e4_plausibility.ipynb: $(evaluation) $(RUNS)/e3_student.ipynb
+$(RUNS)/e5_faithfulness.ipynb: $(evaluation) $(RUNS)/e3_student.ipynb
+$(RUNS)/tab1_methods.ipynb:    $(evaluation) $(report) $(RUNS)/e4_plausibility.ipynb $(RUNS)/e5_faithfulness.ipynb
+$(RUNS)/tab2_codes.ipynb:      $(evaluation) $(report) $(RUNS)/e3_student.ipynb
+$(RUNS)/fig1_curves.ipynb:     $(evaluation) $(report) $(RUNS)/e5_faithfulness.ipynb
+$(RUNS)/page1_notes.ipynb:     $(report) icdrat/view.py $(RUNS)/e3_student.ipynb
+
+# ---- reproduce ----
+.PHONY: reproduce test check notebooks clean FORCE
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := reproduce
+
+reproduce: $(EXPERIMENTS:%=$(RUNS)/%.ipynb) $(PAPER:%=$(RUNS)/%.ipynb)
+	@$(BIN)/python -c 'from icdrat.report import what_was_made as made; print(made("$(RESULTS)"))'
+
+run = $(BIN)/icdrat reproduce $< --out $@ -p runs=$(RUNS) -p results=$(RESULTS)
+
+$(EXPERIMENTS:%=$(RUNS)/%.ipynb): $(RUNS)/%.ipynb: nbs/experiments/%.ipynb $(RUNS)/parameters .venv/ready
+	@$(run) $(PARAMETERS.$(PROFILE))
+
+$(PAPER:%=$(RUNS)/%.ipynb): $(RUNS)/%.ipynb: nbs/paper/%.ipynb $(RUNS)/parameters .venv/ready
+	@$(run)
+
+# changes when a parameter, or the language model's server, is another one than last time
+$(RUNS)/parameters: FORCE
+	@mkdir -p $(RUNS)
+	@echo '$(PARAMETERS.$(PROFILE)) $(ICDRAT_DATA) $(ICDRAT_LLM_URL) $(ICDRAT_LLM_MODEL)' | cmp -s - $@ || echo '$(PARAMETERS.$(PROFILE)) $(ICDRAT_DATA) $(ICDRAT_LLM_URL) $(ICDRAT_LLM_MODEL)' > $@
+
+# ---- set-up ----
+.venv/ready: settings.ini setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "icdrat needs Python 3.10 or later, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.11")'
+	@echo 'Setting up .venv (a few minutes, once)'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# ---- tests ----
+# modules match their notebooks, and the readme its own
+check: .venv/ready
+	$(BIN)/python -m pytest -q tests/test_house.py
+
+test: .venv/ready
+	$(BIN)/nbdev_test --n_workers 2 --do_print
+	$(BIN)/python -m pytest -q tests
+
+# ---- for authors: write the modules, run every library notebook, clean, write the readme ----
+notebooks: .venv/ready
+	$(BIN)/nbdev_export
+	$(BIN)/python tests/readme.py
+
+clean:
+	rm -rf runs/$(PROFILE) .venv

@@ -1,0 +1,159 @@
+"Laws that every score of a coder obeys, and the numbers that two other projects' code gives."
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score, label_ranking_average_precision_score
+
+from icdrat.coder.scores import (
+    NoNoteWithCodes,
+    NotProbabilities,
+    UnequalTables,
+    auc_scores,
+    code_counts,
+    code_scores,
+    edin_scores,
+    in_rank_order,
+    list_scores,
+    micro_curve,
+    mullenbach_scores,
+    prf_of_counts,
+    tune_threshold,
+)
+
+MULLENBACH = dict(acc="accuracy", prec="precision", rec="recall")
+
+
+def tables(seed, notes=30, codes=12):
+    rng = np.random.default_rng(seed)
+    truth = rng.random((notes, codes)) < 0.2
+    truth[np.arange(notes), rng.integers(codes, size=notes)] = True  # every note has a code
+    return np.clip(0.5 * truth + 0.7 * rng.random((notes, codes)), 0, 1), truth
+
+
+def our_name(definition, name):
+    "The name that a peer's number has here"
+    if definition != "mullenbach":
+        return name.replace("precision@recall", "r_precision")
+    if "_at_" in name:
+        stem, k = name.split("_at_")
+        return f"{MULLENBACH.get(stem, stem)}@{k}"
+    stem, _, average = name.partition("_")
+    return f"{MULLENBACH.get(stem, stem)}_{average}"
+
+
+def test_the_scores_are_those_of_both_peers(oracle):
+    n_compared = 0
+    for case in oracle("coding_metrics")["cases"]:
+        if case["name"].startswith("ties"):
+            continue  # the order of one library version
+        p, truth = np.array(case["probabilities"]), np.array(case["targets"], bool)
+        wanted = dict(edin="edin_only_codes_in_split", edin_all_codes="edin_all_codes", mullenbach="mullenbach")
+        ours = code_scores(p, truth, case["threshold"], tuple(case["ks"]), tuple(wanted))
+        for definition, key in wanted.items():
+            if "error" in (expected := case["expected"][key]):
+                continue
+            for name, value in expected.items():
+                got = ours[f"{definition}/{our_name(definition, name)}"]
+                assert got == pytest.approx(float(value), abs=1e-6, nan_ok=True), (case["name"], definition, name)
+                n_compared += 1
+    assert n_compared > 300
+
+
+def test_the_threshold_is_that_of_the_peer(oracle):
+    for case in oracle("coding_metrics")["cases"]:
+        p, truth = np.array(case["probabilities"]), np.array(case["targets"], bool)
+        f1, threshold = case["expected"]["tuned_single_threshold__best_f1_and_boundary"]["micro"]
+        assert tune_threshold(p, truth) == pytest.approx(threshold, abs=1e-6)
+        assert micro_curve(p, truth)[1].max() == pytest.approx(f1, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_curve_is_the_f1_at_each_threshold(seed, dtype):
+    p, truth = tables(seed)
+    p = np.round(p * 99).astype(dtype) / dtype(99)  # probabilities that stand on the grid itself
+    thresholds, f1 = micro_curve(p, truth)
+    slow = [f1_score(truth.ravel(), (p > float(t)).ravel(), zero_division=0) for t in thresholds]
+    np.testing.assert_allclose(f1, slow)
+    assert tune_threshold(p, truth) == thresholds[int(np.argmax(slow))]
+
+
+def test_the_first_of_equally_good_thresholds_is_taken():
+    assert tune_threshold(np.array([[0.2, 0.9]]), np.array([[False, True]])) == pytest.approx(20 / 99)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_perfect_coder_has_one_everywhere(seed):
+    _, truth = tables(seed)
+    scores = code_scores(truth * 0.8 + 0.1, truth, 0.5, ks=(1,), definitions=("edin", "edin_all_codes", "mullenbach"))
+    for name, value in scores.items():
+        if "recall@" in name or "f1@" in name or not name.count("/"):
+            continue
+        assert value == pytest.approx(0 if "fpr" in name else 1), name
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_order_of_notes_and_codes_changes_nothing(seed):
+    rng = np.random.default_rng(seed)
+    p, truth = tables(seed)
+    rows, columns = rng.permutation(len(p)), rng.permutation(p.shape[1])
+    whole = code_scores(p, truth, 0.5)
+    assert code_scores(p[rows][:, columns], truth[rows][:, columns], 0.5) == pytest.approx(whole)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_code_that_never_occurs_changes_mullenbach_only(seed):
+    p, truth = tables(seed)
+    wider = np.c_[p, np.full(len(p), 0.9)], np.c_[truth, np.zeros(len(p), bool)]
+    a, b = edin_scores(p, truth, 0.5), edin_scores(*wider, 0.5)
+    for name in a:
+        if not name.startswith("auc"):
+            assert a[name] == b[name]
+    assert mullenbach_scores(*wider, 0.5)["f1_macro"] < mullenbach_scores(p, truth, 0.5)["f1_macro"]
+
+
+def test_a_note_without_codes_is_counted_and_left_out():
+    p, truth = tables(0)
+    more = np.r_[p, np.full((2, p.shape[1]), 0.9)], np.r_[truth, np.zeros((2, p.shape[1]), bool)]
+    scores, before = code_scores(*more, 0.5), code_scores(p, truth, 0.5)
+    assert (scores["notes"], scores["notes_without_codes"]) == (32, 2)
+    assert scores["edin/f1_micro"] == before["edin/f1_micro"]
+    assert scores["mullenbach/f1_micro"] < before["mullenbach/f1_micro"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_sums_of_counts_give_the_micro_scores(seed):
+    p, truth = tables(seed)
+    micro = prf_of_counts(code_counts(p, truth, 0.6).sum(0))
+    ours = mullenbach_scores(p, truth, 0.6)
+    assert micro == pytest.approx([ours["precision_micro"], ours["recall_micro"], ours["f1_micro"]])
+    assert micro[2] == pytest.approx(f1_score(truth, p > 0.6, average="micro"))
+    assert edin_scores(p, truth, 0.6, only_present=False)["f1_macro"] == pytest.approx(f1_score(truth, p > 0.6, average="macro", zero_division=0))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_map_is_label_ranking_average_precision(seed):
+    p, truth = tables(seed)
+    assert list_scores(in_rank_order(p, truth))[0] == pytest.approx(label_ranking_average_precision_score(truth, p))
+
+
+def test_equal_probabilities_keep_the_order_of_the_codes():
+    assert in_rank_order(np.full((1, 4), 0.5), np.array([[0, 1, 0, 1]], bool)).tolist() == [[False, True, False, True]]
+
+
+def test_a_probability_on_the_threshold_is_not_a_prediction():
+    assert code_counts(np.array([[0.5, 0.50001]]), np.ones((1, 2), bool), 0.5).tolist() == [[1, 0, 1]]
+
+
+def test_an_area_that_does_not_exist_is_not_a_zero():
+    assert np.isnan(list(auc_scores(np.array([[0.1, 0.2]]), np.array([[True, True]])).values())).all()
+
+
+def test_what_cannot_be_scored_is_refused():
+    p, truth = tables(0)
+    with pytest.raises((UnequalTables, TypeError), match="30, ?11"):  # a TypeError where shapes are checked on every call
+        code_scores(p, truth[:, :11], 0.5)
+    with pytest.raises(NotProbabilities):
+        code_scores(np.where(truth, np.nan, p), truth, 0.5)
+    with pytest.raises(NoNoteWithCodes, match="none of 30"):
+        code_scores(p, np.zeros_like(truth), 0.5)
