@@ -7,14 +7,22 @@ RUNS    := runs/$(PROFILE)
 RESULTS := results/$(PROFILE)
 
 # ---- profiles: sizes other than the notebooks' own defaults live here and nowhere else ----
-# smoke: the embedded corpus at the defaults
-PARAMETERS.smoke   :=
-# codiesp: real notes; needs ICDRAT_DATA, the folder that holds codiesp/
-PARAMETERS.codiesp := -p corpus=codiesp
-
-ifeq ($(origin PARAMETERS.$(PROFILE)),undefined)
-$(error There is no profile '$(PROFILE)'; choose one of: smoke codiesp)
+PROFILES := smoke codiesp
+# smoke: the embedded corpus, every notebook as it stands
+# codiesp: real notes in Spanish; ICDRAT_DATA names the folder that holds codiesp/
+codiesp.e1_coder   := -p corpus=codiesp
+codiesp.e3_student := -p teacher=mention_training -p weight=0.1
+# where a language model is given, it is the teacher
+ifdef ICDRAT_LLM_URL
+$(PROFILE).e3_student += -p teacher=llm
 endif
+
+ifeq ($(filter $(PROFILE),$(PROFILES)),)
+$(error There is no profile '$(PROFILE)'; choose one of: $(PROFILES))
+endif
+
+# small networks are fastest in one thread each
+export OMP_NUM_THREADS ?= 1
 
 # ---- what depends on what ----
 data       := icdrat/types.py icdrat/codes.py icdrat/text.py $(wildcard icdrat/data/*.py)
@@ -45,18 +53,23 @@ $(RUNS)/page1_notes.ipynb:     $(report) icdrat/view.py $(RUNS)/e3_student.ipynb
 reproduce: $(EXPERIMENTS:%=$(RUNS)/%.ipynb) $(PAPER:%=$(RUNS)/%.ipynb)
 	@$(BIN)/python -c 'from icdrat.report import what_was_made as made; print(made("$(RESULTS)"))'
 
-run = $(BIN)/icdrat reproduce $< --out $@ -p runs=$(RUNS) -p results=$(RESULTS)
+run = $(BIN)/icdrat reproduce $< --out $@ -p runs=$(RUNS) -p results=$(RESULTS) $($(PROFILE).$*)
 
-$(EXPERIMENTS:%=$(RUNS)/%.ipynb): $(RUNS)/%.ipynb: nbs/experiments/%.ipynb $(RUNS)/parameters .venv/ready
-	@$(run) $(PARAMETERS.$(PROFILE))
+# a notebook runs again when it, its modules, its parameters or the notebooks before it have changed, or its results are gone
+.SECONDEXPANSION:
+gone = $$(if $$(wildcard $(RESULTS)/$$*.*),,FORCE)
 
-$(PAPER:%=$(RUNS)/%.ipynb): $(RUNS)/%.ipynb: nbs/paper/%.ipynb $(RUNS)/parameters .venv/ready
+$(EXPERIMENTS:%=$(RUNS)/%.ipynb): $(RUNS)/%.ipynb: nbs/experiments/%.ipynb $(RUNS)/parameters .venv/ready $(gone)
+	@$(run)
+
+$(PAPER:%=$(RUNS)/%.ipynb): $(RUNS)/%.ipynb: nbs/paper/%.ipynb $(RUNS)/parameters .venv/ready $(gone)
 	@$(run)
 
 # changes when a parameter, or the language model's server, is another one than last time
 $(RUNS)/parameters: FORCE
 	@mkdir -p $(RUNS)
-	@echo '$(PARAMETERS.$(PROFILE)) $(ICDRAT_DATA) $(ICDRAT_LLM_URL) $(ICDRAT_LLM_MODEL)' | cmp -s - $@ || echo '$(PARAMETERS.$(PROFILE)) $(ICDRAT_DATA) $(ICDRAT_LLM_URL) $(ICDRAT_LLM_MODEL)' > $@
+	@echo '$(foreach e,$(EXPERIMENTS),$($(PROFILE).$e)) $(ICDRAT_DATA) $(ICDRAT_LLM_URL) $(ICDRAT_LLM_MODEL)' > $@.now
+	@cmp -s $@.now $@ && rm $@.now || mv $@.now $@
 
 # ---- set-up ----
 .venv/ready: settings.ini setup.py constraints.txt
@@ -81,4 +94,4 @@ notebooks: .venv/ready
 	$(BIN)/python tests/readme.py
 
 clean:
-	rm -rf runs/$(PROFILE) .venv
+	rm -rf .venv runs/$(PROFILE)

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SYSTEMS', 'LEVELS', 'CARDS', 'OPERATORS', 'BadInput', 'BadSpan', 'Span', 'UnknownSystem', 'Code', 'Note',
            'UnsortedSpans', 'Rationale', 'SpanOutsideNote', 'check_inside', 'BadExplanation', 'Explanation', 'Card',
-           'UnknownMetric', 'register', 'card', 'ScoreOutOfBounds', 'Score', 'Coder', 'CodeNotInVocabulary', 'column']
+           'UnknownMetric', 'register', 'card', 'ScoreOutOfBounds', 'Score', 'UnknownOperator', 'Coder',
+           'CodeNotInVocabulary', 'column']
 
 # %% ../nbs/00_types.ipynb #1085760b
 from dataclasses import dataclass, field
@@ -148,8 +149,10 @@ class Score:
         low,high = card(self.metric).bounds
         if not low-1e-9 <= self.value <= high+1e-9: raise ScoreOutOfBounds(f"{self.note_id}, {self.code}, {self.method}: {self.metric} is {self.value}, outside [{low}, {high}]")
 
-# %% ../nbs/00_types.ipynb #aefb9e2c
+# %% ../nbs/00_types.ipynb #4d866ff4
 OPERATORS = ('mask', 'delete')
+
+class UnknownOperator(BadInput): "Words are erased in one of the ways of `OPERATORS`"
 
 @runtime_checkable
 class Coder(Protocol):

@@ -102,6 +102,13 @@ def test_every_resample_has_as_many_notes_as_there_are(n):
     np.testing.assert_array_equal(weights.sum(1), n)
 
 
+def test_a_seed_names_its_resamples():
+    first = bootstrap_weights(9, 20, 5)
+    bootstrap_weights.cache_clear()
+    np.testing.assert_array_equal(first, bootstrap_weights(9, 20, 5))
+    assert (first != bootstrap_weights(9, 20, 6)).any()
+
+
 def test_every_note_is_drawn_equally_often():
     share = bootstrap_weights(5, 20_000).mean(0)
     np.testing.assert_allclose(share, 1, atol=0.03)
@@ -174,8 +181,9 @@ def test_empty_sides_have_no_ratio_but_a_known_f1():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_f1_is_the_harmonic_mean(seed):
-    hits_pred, hits_gold = np.random.default_rng(seed).integers(1, 9, 2)
+    hits_pred, hits_gold = np.random.default_rng(seed).permutation(np.arange(1.0, 9.0))[:2]
     sums = np.array([hits_pred, 10.0, hits_gold, 12.0])
+    assert precision(sums) == hits_pred / 10 and recall(sums) == hits_gold / 12
     assert f1(sums) == pytest.approx(2 / (1 / precision(sums) + 1 / recall(sums)))
 
 
@@ -187,6 +195,12 @@ def test_p_is_never_zero_and_counts_ties():
     assert p_value(0.0, np.zeros(99)) == 1.0
     assert p_value(0.1 + 0.2, np.array([0.3])) == 1.0  # equal up to rounding
     assert p_value(1.0, np.array([np.nan, 0.0])) == 2 / 3  # an undefined swap counts against us
+
+
+def test_an_effect_is_counted_in_standard_deviations_of_chance():
+    chance = np.array([1.0, 3.0])
+    assert effect_size(5.0, chance) == 3
+    assert (effect_size(1.0, np.zeros(2)), effect_size(0.0, np.zeros(2))) == (np.inf, 0)
 
 
 @pytest.mark.parametrize("n", [3, 5, 8])

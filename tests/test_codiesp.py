@@ -203,6 +203,11 @@ def test_lost_texts_are_named(made):
     refused(MissingFile, "text_files: no text files", made)
 
 
+def test_an_article_is_the_id_without_its_last_part():
+    assert article("S0004-06142005000700014-1") == article("S0004-06142005000700014-2") == "S0004-06142005000700014"
+    assert article("alone") == "alone"
+
+
 def test_evidence_shows_no_words_of_a_note(made):
     from icdrat.data.codiesp import _codes, _notes, evidence
 

@@ -10,7 +10,7 @@ import pytest
 from icdrat.codes import icd
 from icdrat.data.corpus import EmptyCorpus, UnknownSplit, build, carve, code_matrix, head, to_level, vocabulary
 from icdrat.data.exchange import (
-    BadLine, BrokenFile, MissingFile, load_corpus, read_explanations, read_notes, read_rationales, save_corpus, whole_file, whole_folder, write_explanations,
+    BadLine, BrokenFile, ForeignFolder, MissingFile, load_corpus, read_explanations, read_notes, read_rationales, save_corpus, whole_file, whole_folder, write_explanations,
     write_notes, write_rationales,
 )
 from icdrat.types import BadInput, Code, Explanation, Rationale, Span
@@ -164,11 +164,18 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
     with pytest.raises(KeyboardInterrupt), whole_file(tmp_path / "f.jsonl") as part:
         part.write_text("half")
         raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "folder") as part:
+    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "folder", holds="a") as part:
         (part / "a").write_text("half")
         raise KeyboardInterrupt
     assert (tmp_path / "f.jsonl").read_text() == "old" and (tmp_path / "folder" / "a").read_text() == "old"
     assert sorted(os.listdir(tmp_path)) == ["f.jsonl", "folder"]
+
+
+def test_a_folder_that_is_not_ours_is_never_replaced(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ForeignFolder, match="holds no notes.jsonl"):
+        save_corpus(corpus(), tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
 def test_rationales_come_back_as_they_went(tmp_path):

@@ -425,6 +425,15 @@ def test_the_random_ranking_is_what_chance_expects():
         np.testing.assert_allclose(at["sufficiency"], 1 - at.index, atol=1e-12)
 
 
+@pytest.mark.parametrize("cue", ["w00", "w20", "w39"])
+def test_the_random_ranking_is_a_mean_over_draws_and_prefers_no_place(cue):
+    coder = WeightCoder({CODES[0]: {cue: 1.0}}, additive=True)  # all or nothing
+    table = curves(coder, [NOTE], [Explanation("n1", CODES[0], OFFSETS, np.zeros(40), "m")], shares=(0.25,), n_random=400)
+    lost = table.query("method == 'random'").set_index("quantity")["value"]
+    assert lost["comprehensiveness"] == pytest.approx(0.25, abs=0.08)
+    assert lost["sufficiency"] == pytest.approx(0.75, abs=0.08)
+
+
 @pytest.mark.parametrize("share, n_words", [(0.001, 1), (0.07, 7), (0.071, 8), (1.0, 100)])
 def test_a_share_is_rounded_up_to_whole_words(share, n_words):
     assert top_masks(np.arange(100.0), (share,)).sum() == n_words  # 0.07 * 100 is a hair above 7 in floating point

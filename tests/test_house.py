@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -40,11 +41,10 @@ def by_name(paths):
 
 
 def test_modules_are_what_the_notebooks_export(tmp_path):
-    script = (
-        "import sys; from pathlib import Path; from nbdev.export import nb_export\n"
-        "for nb in sorted(Path('nbs').glob('[0-9]*.ipynb')): nb_export(str(nb), lib_path=sys.argv[1])"
-    )
-    subprocess.run([sys.executable, "-c", script, str(tmp_path / "icdrat")], cwd=ROOT, check=True)
+    shutil.copytree(ROOT / "nbs", tmp_path / "nbs")
+    shutil.copy(ROOT / "settings.ini", tmp_path)
+    script = "from pathlib import Path; from nbdev.export import nb_export\nfor nb in sorted(Path('nbs').glob('[0-9]*.ipynb')): nb_export(str(nb), lib_path='icdrat')"
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
     made = {p.relative_to(tmp_path): p for p in (tmp_path / "icdrat").rglob("*.py") if p.name not in ("__init__.py", "_modidx.py")}
     assert sorted(made) == sorted(p.relative_to(ROOT) for p in MODULES), "a module without a notebook, or a notebook without its module; run `make notebooks`"
     different = [str(name) for name, p in made.items() if p.read_text() != (ROOT / name).read_text()]

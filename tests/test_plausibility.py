@@ -258,9 +258,10 @@ def test_each_definition_counts_in_its_own_unit():
 
 def test_a_span_that_cuts_a_word_is_exact_in_words_and_not_in_characters():
     note = Note("n", "metformin")
-    table = plausibility([note], [mark(note, CODES[0], [Span(0, 9)], "human")], [mark(note, CODES[0], [Span(0, 5)], "toy")], ALL, progress=False)
+    table = plausibility([note], [mark(note, CODES[0], [Span(0, 9)], "human")], [mark(note, CODES[0], [Span(8, 9)], "toy")], ALL, progress=False)
     assert counts_of(table, "eraser/span")[0, 0] == 1
     assert counts_of(table, "span_exact")[0, 0] == 0
+    assert counts_of(table, "span_relaxed")[0, 0] == 1  # one shared character is enough
 
 
 def test_character_scores_do_not_depend_on_the_words():
@@ -325,7 +326,7 @@ def test_what_cannot_be_scored_is_refused():
         (NoRationale, "no gold", ([note], [], toy)),
         (NoRationale, "predicted", ([note], gold, [])),
         (BadInput, "no definition 'f1'", ([note], gold, toy, ("f1",))),
-        (BadInput, "'both'", ([note], gold, toy, ("token",), "both")),
+        ((BadInput, TypeError), "'both'", ([note], gold, toy, ("token",), "both")),
     ]:
         with pytest.raises(error, match=message):
             plausibility(*args, progress=False)
@@ -349,6 +350,11 @@ def test_soft_scores_depend_on_the_ranking_alone(seed):
     scores, truth = rng.random(20), rng.random(20) < 0.4
     truth[0] = True
     assert soft_scores(scores, truth) == pytest.approx(soft_scores(10 * scores - 3, truth))
+
+
+def test_a_ranking_of_nothing_but_gold_has_no_roc_curve():
+    auprc, precision, roc = soft_scores(np.array([0.2, 0.1]), np.array([True, True]))
+    assert auprc == 1 and np.isnan(precision) and np.isnan(roc)
 
 
 def test_every_definition_has_its_cards_and_directions():

@@ -46,7 +46,8 @@ def llm():
             status, content = (200, reply) if isinstance(reply, str) or reply is None else reply
             if status == 200 and not isinstance(content, dict):
                 choice = dict(index=0, finish_reason="stop", message=dict(role="assistant", content=content))
-                content = dict(id="1", object="chat.completion", created=0, model="m", choices=[choice], usage=dict(prompt_tokens=7, completion_tokens=3, total_tokens=10))
+                usage = dict(prompt_tokens=7, completion_tokens=3, total_tokens=10)
+                content = dict(id="1", object="chat.completion", created=0, model="m", choices=[choice], usage=usage)
             elif status != 200:
                 content = dict(error=dict(message=f"you said: {seen[-1]['messages']}"))
             body = json.dumps(content).encode()
@@ -175,7 +176,7 @@ def test_counts_add_up_over_notes(llm):
 
 @pytest.mark.parametrize(
     "status, error, match",
-    [(401, KeyRefused, "401.*OPENAI_API_KEY"), (403, KeyRefused, "403"), (404, NoModel, "404.*ICDRAT_LLM_MODEL"), (400, ServerFailed, "400.*context"), (422, ServerFailed, "status 422"),
+    [(401, KeyRefused, "401.*OPENAI_API_KEY"), (403, KeyRefused, "403"), (404, NoModel, "404.*ICDRAT_LLM_MODEL"), (400, ServerFailed, "400.*context"), (422, ServerFailed, "status 422"),  # noqa: E501
      (429, ServerFailed, "429"), (500, ServerFailed, "status 500")],
 )  # fmt: skip
 def test_a_refusal_is_one_line_without_the_servers_own_words(llm, status, error, match):

@@ -5,23 +5,23 @@
 # %% auto #0
 __all__ = ['INFECTIONS', 'TUMOURS_AND_BLOOD', 'METABOLISM', 'MIND_AND_NERVES', 'CIRCULATION', 'CHEST_AND_BELLY',
            'SKIN_JOINTS_KIDNEYS', 'CIRCUMSTANCES', 'TABLE', 'CONDITIONS', 'RANKING', 'COMPANY', 'COMPANIONS', 'APART',
-           'PLACES', 'COLUMN', 'UNPLANTED', 'ROLES', 'ASIDES', 'OPENINGS', 'STORY', 'ROOM_AIR', 'SURGERY',
+           'PLACES', 'COLUMN', 'UNPLANTED', 'PASTED', 'ROLES', 'ASIDES', 'OPENINGS', 'STORY', 'ROOM_AIR', 'SURGERY',
            'COMMON_DRUGS', 'NORMAL_EXAM', 'NORMAL_LABS', 'COURSE', 'FEWEST_CODES', 'DECADE', 'Condition', 'condition',
            'spellings', 'forms', 'Dice', 'Mention', 'spell', 'Scribe', 'Distractor', 'Composed', 'CodesOutOfRange',
            'SeedOutOfRange', 'compose', 'NoNotes', 'synthesise']
 
-# %% ../../nbs/12_data.synth.ipynb #cb46f0e0
+# %% ../../nbs/12_data.synth.ipynb #7f120fee
 import re
+from bisect import bisect
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate, product
-from bisect import bisect
-from typing import Iterator, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from ..codes import icd
+from ..codes import description, icd
 from .corpus import Corpus, build
 from ..types import BadInput, Code, Rationale, Span
 
@@ -65,9 +65,9 @@ def spellings(
     form = re.sub(r'^[A-Z]\w+: ', '', form)
     return [_BLANK.sub('{}', form).format(*filling) for filling in product(*map(_options, _BLANK.findall(form)))]
 
-# %% ../../nbs/12_data.synth.ipynb #661f63ab
+# %% ../../nbs/12_data.synth.ipynb #278f466d
 INFECTIONS = """
-A41.9   acute   | sepsis; septicemia; ~overwhelming infection; septic picture | vancomycin 1 g IV q12h; piperacillin-tazobactam 4.5 g IV q8h; cefepime 2 g IV q8h | lactate {3.1..5.9}; WBC {18.4..26.9} ({8..16}% bands); blood cultures positive in {2|3} of 4 bottles | Vitals: T {101.8..103.4}, HR {112..134}, BP {82..94}/{44..56} | fevers and rigors; fever and lethargy
+A41.9   acute   | sepsis; septicemia; ~overwhelming infection; septic picture | vancomycin 1 g IV q12h; piperacillin-tazobactam 4.5 g IV q8h; cefepime 2 g IV q8h | lactate {3.1..5.9}; WBC {18.4..26.9} ({8..16}% bands); blood cultures positive in {2|3} of 4 bottles | Vitals: T {101.8..103.4}, HR {112..134} | fevers and rigors; fever and lethargy
 A04.72  acute   | C. difficile colitis; C. diff; CDI; Clostridioides difficile infection; ~an antibiotic-related bowel infection | vancomycin 125 mg PO q6h; fidaxomicin 200 mg PO BID | stool toxin B PCR positive; stool GDH and toxin EIA positive | | profuse watery diarrhea; {6..12} loose stools a day
 B18.2   chronic | chronic hepatitis C; chronic hep C; HCV; ~hep C from an old transfusion | sofosbuvir-velpatasvir 400-100 mg PO daily; glecaprevir-pibrentasvir 300-120 mg PO daily | HCV RNA {1.2..4.8} million IU/mL
 U07.1   acute   | COVID-19; COVID; SARS-CoV-2 infection; ~coronavirus infection | nirmatrelvir-ritonavir 300-100 mg PO BID; remdesivir 100 mg IV daily; dexamethasone 6 mg PO daily | SARS-CoV-2 PCR positive | | cough and loss of smell; fever and myalgias
@@ -149,7 +149,7 @@ N39.0   acute     | urinary tract infection; UTI; urine infection; ~infected uri
 N40.0   chronic/M | BPH; benign prostatic hyperplasia; ~enlarged prostate; prostatic enlargement | tamsulosin 0.4 mg PO QHS; finasteride 5 mg PO daily | | GU: prostate {40..70} g, smooth
 """
 
-# %% ../../nbs/12_data.synth.ipynb #29656dfb
+# %% ../../nbs/12_data.synth.ipynb #4e11f48a
 CIRCUMSTANCES = """
 R55      acute   | syncope; syncopal episode; fainting spell; ~a blackout | | tilt table with drop in BP | | lightheadedness on standing; collapse at home
 R65.21   sequel  | septic shock; infection with hypotension on pressors; ~dangerously low blood pressure from infection | norepinephrine {0.05|0.1|0.2} mcg/kg/min IV gtt; vasopressin 0.04 units/min IV gtt | MAP {48..56} after 30 mL/kg
@@ -174,11 +174,11 @@ CONDITIONS = {c.code.value:c for part in TABLE for c in map(condition, part.stri
 def forms(
     code:Code,     # of the table
 ) -> list[str]:    # as spelt inside a sentence; the first letter may be a capital in a note
-    "Every surface form that is evidence for a code"
+    "Every surface form that is evidence for a code, its description first"
     c = CONDITIONS[code.value]
-    return [s for column in (c.names, c.lay, c.drugs, c.results, c.exam) for form in column for s in spellings(form)]
+    return [description(code), *(s for column in (c.names, c.lay, c.drugs, c.results, c.exam) for form in column for s in spellings(form))]
 
-# %% ../../nbs/12_data.synth.ipynb #c08ef9bf
+# %% ../../nbs/12_data.synth.ipynb #09a37f2f
 RANKING = """
 I10 E78.5 Z87.891 K21.9 E11.9 I25.10 N17.9 I48.91 F32.A E03.9 J18.9 J44.9 N18.30 F41.9 N39.0 I50.32 G47.33 F17.210 M10.9
 Z88.0 I50.23 E66.9 A41.9 E87.1 J96.01 Z51.5 Z79.01 D50.9 N40.0 K92.2 J45.909 Z95.5 D62 E87.6 Z79.4 E11.22 J44.1 I21.4 F03.90 Z86.73
@@ -188,7 +188,7 @@ A04.72 G40.909 L89.153 R55 K56.609 Z96.651 C34.90 K70.30 F11.20 I82.401 E10.10 F
 
 COMPANY = """
 A41.9 R65.21 J18.9 N39.0; J18.9 J96.01; U07.1 J96.01; J44.1 J96.01 F17.210; I50.23 J96.01 I48.91; K92.2 D62; S72.001A W18.30XA D62
-S06.5X0A W10.9XXA W18.30XA; I48.91 Z79.01; I26.99 Z79.01; I82.401 Z79.01; E11.65 Z79.4; E11.22 N18.30 Z79.4; E10.10 Z79.4; I21.4 I25.10
+S06.5X0A W10.9XXA W18.30XA; I48.91 Z79.01; I26.99 Z79.01; I82.401 Z79.01; E11.65 Z79.4; E11.22 N18.30 Z79.4; I21.4 I25.10
 I25.10 Z95.5 Z95.1; F03.90 F05; I63.9 I48.91; J44.9 Z87.891; C34.90 Z87.891; N17.9 N18.30; K70.30 F10.20; N18.6 E11.22
 """
 COMPANIONS = {first:rest for first,*rest in (group.split() for group in re.split(r'[;\n]', COMPANY.strip()))}
@@ -242,12 +242,12 @@ def _draw(dice:Dice, n_codes:int) -> tuple[list[Condition], str]:
         waiting += [CONDITIONS[v] for v in COMPANIONS.get(c.code.value, ()) if v in RANKING[:n_codes] and dice.chance(.45)]
     return chosen, sex
 
-# %% ../../nbs/12_data.synth.ipynb #62a01742
+# %% ../../nbs/12_data.synth.ipynb #48566ad1
 PLACES = dict(acute='found course treated results exam diagnosis discharge letter', chronic='intro past told home course results exam diagnosis discharge',
     history='intro past told', social='habits home discharge', allergy='allergies', cause='mechanism course', goals='course condition')
 PLACES |= dict(sequel=PLACES['acute'], status=PLACES['chronic'])
 COLUMN = dict(told='lay', letter='lay', treated='drugs', home='drugs', discharge='drugs', results='results', exam='exam')  # all others: names
-UNPLANTED = .04
+UNPLANTED,PASTED = .04, .45  # chances: of a code without evidence, of a description in a list
 
 class Mention(NamedTuple):
     "Words about a condition, before they have a place"
@@ -276,7 +276,8 @@ def _plan(dice:Dice, chosen:list[Condition]) -> dict[str, list[Mention]]:
         elif 'home' in places and places[1:]: places = list(dict.fromkeys(['home', 'discharge', *places]))[:len(places)]
         regular = spell(dice.pick(c.drugs), dice) if c.drugs else ''
         for p in places:
-            form = spell(dice.pick(_words(c, p)), dice) if p not in ('home', 'discharge') or PLACES[c.kind] == PLACES['acute'] else regular
+            form = regular if p in ('home', 'discharge') and PLACES[c.kind] != PLACES['acute'] else spell(dice.pick(_words(c, p)), dice)
+            if p in ('past', 'diagnosis') and dice.chance(PASTED): form = description(c.code)
             system,_,words = form.rpartition(': ')
             plan.setdefault(p, []).append(Mention(words, c, 'evidence', system))
     return plan
@@ -334,7 +335,7 @@ def _asides(role:str) -> list[tuple[Condition, str]]:
     lines = [re.split(r'\s+\|\s*', line, maxsplit=2) for line in ASIDES.strip().splitlines()]
     return [(CONDITIONS[v], sentence) for r,values,sentence in lines if r == role for v in values.split()]
 
-# %% ../../nbs/12_data.synth.ipynb #d233f6b0
+# %% ../../nbs/12_data.synth.ipynb #439387b5
 def _aside(s:Scribe, role:str):
     "A sentence with one distractor, if the dice find a condition that fits"
     for _ in range(8):
@@ -346,16 +347,19 @@ def _family(s:Scribe):
     "Who in the family had what"
     s.section('Family History')
     tree = dict(Mother='F', Father='M', Sister='F', Brother='M', Aunt='F', Uncle='M')
+    left = [c for c,_ in _asides('family')]
     for who in s.dice.some(tree, s.dice.pick((1, 2, 2))):
-        c = s.dice.pick([c for c,_ in _asides('family') if c.sex in ('', tree[who])])
+        possible = [c for c in left if c.sex in ('', tree[who])]
+        shared = [c for c in possible if c in s.chosen]
+        c = left.pop(left.index(s.dice.pick(shared if shared and s.dice.chance(.35) else possible)))
         s.say(who + s.dice.pick((" with @.", " had @.", " died at {48..79}, had @.")), Mention(s.dice.pick(c.names), c, 'family'))
     if s.dice.chance(.3):
-        c = s.dice.pick(_asides('family'))[0]
+        c = s.dice.pick(left)
         s.say("No family history of @.", Mention(s.dice.pick(c.names), c, 'family'))
 
-# %% ../../nbs/12_data.synth.ipynb #5784f9d1
-OPENINGS = (("Pt is a {age} y/o {sex} w/ h/o @@ who {presents|presented} with {complaint}.", "Pt is a {age} y/o {sex} who {presents|presented} with {complaint}."),
-    ("{title} ___ is a {age} year old {man} with {a PMH of|history significant for} @@ presenting with {complaint}.", "{title} ___ is a {age} year old {man} presenting with {complaint}."),
+# %% ../../nbs/12_data.synth.ipynb #71ecf4cf
+OPENINGS = (("Pt is {a} {age} y/o {sex} w/ h/o @@ who {presents|presented} with {complaint}.", "Pt is {a} {age} y/o {sex} who {presents|presented} with {complaint}."),
+    ("{title} ___ is {a} {age} year old {man} with {a PMH of|history significant for} @@ presenting with {complaint}.", "{title} ___ is {a} {age} year old {man} presenting with {complaint}."),
     ("{age}{sex} with PMHx of @@ p/w {complaint}.", "{age}{sex} p/w {complaint}."))
 STORY = ("{Pt|Patient} was in {his} usual state of health until {2..9} days {prior to admission|PTA}.", "Per {son|daughter|family|spouse}, {he} had been {less active|eating poorly|not quite at baseline} for a few days.",
     "{Pt|Patient} called {his} PCP and was referred to the ED.", "No recent travel or sick contacts.", "No recent changes to {his} medications.", "EMS was called and brought {him} to the ED.", "Symptoms {worsened gradually|waxed and waned} over {2..6} days.")
@@ -381,12 +385,12 @@ def _illness(s:Scribe):
     if s.dice.chance(.2): s.say("{Denies|No} prior episodes of @.", Mention(s.dice.pick(s.chosen[0].names), s.chosen[0], 'negated'))
     _arrival(s, found)
 
-# %% ../../nbs/12_data.synth.ipynb #7cedd4a1
+# %% ../../nbs/12_data.synth.ipynb #0734d7b6
 ROOM_AIR = Mention('RA', CONDITIONS['M06.9'], 'homonym')
 
 def _arrival(s:Scribe, found:list[Mention]):
     "What the emergency department saw"
-    if 'Vitals' not in s.shown: s.say("In the ED, {initial vitals|VS} were T {97.2..98.9}, HR {66..98}, BP {112..148}/{62..86}, RR {14..19}, SpO2 {95..99}% @.", ROOM_AIR)
+    if 'Vitals' not in s.shown and s.dice.chance(.5): s.say("In the ED, {initial vitals|VS} were T {97.2..98.9}, HR {66..98}, BP {112..148}/{62..86}, RR {14..19}, SpO2 {95..99}% @.", ROOM_AIR)
     for m in found: s.say(s.dice.pick(("{Workup|Evaluation} was {notable for|c/w|consistent with} @.", "{He} was found to have @.", "ED course was notable for @.")), m)
     s.say("{He} was admitted for further {management|workup and management}.")
 
@@ -404,7 +408,7 @@ def _past(s:Scribe):
     s.say("Retired {teacher|mechanic|clerk|nurse|bus driver|farmer}.")
     _family(s)
 
-# %% ../../nbs/12_data.synth.ipynb #409f162e
+# %% ../../nbs/12_data.synth.ipynb #993f1676
 COMMON_DRUGS = ("acetaminophen 650 mg PO q6h PRN", "multivitamin 1 tab PO daily", "docusate 100 mg PO BID", "melatonin 3 mg PO QHS", "folic acid 1 mg PO daily", "cyanocobalamin 1000 mcg PO daily", "fish oil 1 g PO daily")
 NORMAL_EXAM = dict(General="{NAD|comfortable, NAD|well appearing, NAD}", HEENT="{MMM, OP clear|PERRL, MMM|anicteric, MMM}", CV="{RRR, no m/r/g|regular, normal S1/S2}", Lungs="{CTAB|clear to auscultation bilaterally}",
     Abdomen="{soft, NT/ND, BS+|soft, nontender}", Extremities="{WWP, no edema|no edema, 2+ pulses}", Neuro="{A&Ox3, CN II-XII intact|alert, moving all extremities}")
@@ -425,7 +429,7 @@ def _exam(s:Scribe):
     if 'Vitals' not in s.shown: s.say("Vitals: T {97.4..98.8}, BP {110..144}/{60..84}, HR {64..92}, SpO2 {95..99}% @", ROOM_AIR)
     for system in dict.fromkeys(['Vitals', *NORMAL_EXAM, *found]):
         if system in found: s.say(f"{system}: {', '.join('@'*len(found[system]))}", *found[system], line=True)
-        elif system in NORMAL_EXAM and system not in s.shown and s.dice.chance(.65): s.say(f"{system}: {NORMAL_EXAM[system]}", line=True)
+        elif system in NORMAL_EXAM and system not in s.shown and s.dice.chance(.6): s.say(f"{system}: {NORMAL_EXAM[system]}", line=True)
 
 def _results(s:Scribe):
     "Laboratory values in one line, studies in lines of their own"
@@ -437,12 +441,11 @@ def _results(s:Scribe):
     s.say('{Labs|Admission labs|LABS}: ' + ', '.join(normal + ['@']*len(values)), *values)
     for m in studies: s.say('^@.', m, line=True)
     if not {'CXR', 'Lungs', 'Chest'} & s.shown: s.say("CXR: no acute cardiopulmonary process.", line=True)
-    if s.dice.chance(.4): s.say("MRSA screen: {negative|pending at discharge}.", line=True)
 
-# %% ../../nbs/12_data.synth.ipynb #5f93a6b8
+# %% ../../nbs/12_data.synth.ipynb #f7f0ce86
 COURSE = dict(
     acute=("# ^@: {Improved|Slowly improved} over {2..5} days{, back to baseline at discharge| with supportive care|}.", "{Presentation|The picture} was felt to be {c/w|consistent with|most likely} @, which {improved with treatment|improved steadily|was managed conservatively}."),
-    sequel=("# ^@: {Monitored closely, stable by discharge|Resolved before discharge}.", "Course was c/b @, {which resolved before discharge|stable by discharge}."),
+    sequel=("# ^@: {Monitored closely, stable by discharge|Resolved before discharge|Improved over a few days|Managed conservatively}.", "{Course was c/b|Also treated for|Found to have} @, {which resolved before discharge|improved at discharge|stable by discharge}."),
     chronic=("# ^@: {Stable|Not active|Chronic}, continued home regimen.",),
     status=("# ^@: Reviewed with pharmacy, {no changes|continued at discharge}.", "{He} has @, which was continued."),
     cause=("# Trauma: Mechanism was a @.", "Mechanism was reported as a @."), goals=("# Goals of care: Code status @.", "Goals of care were discussed with {pt|family}; code status @."))
@@ -455,7 +458,8 @@ def _course(s:Scribe):
     named,given = ({m.about.code:m for m in s.plan.get(p, [])} for p in ('course', 'treated'))
     stable = [named.pop(c.code) for c in s.chosen if style and c.kind == 'chronic' and c.code in named]
     for c in s.chosen:
-        if c.code in named: s.say(COURSE[c.kind][style], named[c.code], line=style == 0)
+        kind = 'sequel' if c.kind == 'acute' and c is not s.chosen[0] else c.kind
+        if c.code in named: s.say(COURSE[kind][style], named[c.code], line=style == 0)
         if c.code in given: s.say("{Received|Was treated with|Was started on} @{ with good response| with good effect|}.", given[c.code], line=style == 0 and c.code not in named)
     if stable: s.say("{Home regimen was continued|No changes were made} for @@.", *stable)
     if s.dice.chance(.6): _aside(s, 'ruled out')
@@ -467,9 +471,8 @@ def _diagnosis(s:Scribe):
     for m in s.plan.get('diagnosis', []): s.say('^@', m, line=True)
     s.section('Discharge Condition')
     s.say("Mental Status: {Clear and coherent|Alert and interactive}." if 'Neuro' not in s.shown else "Mental Status: At baseline.")
-    s.say("Activity Status: {Ambulatory - Independent|Ambulatory - with walker|Out of Bed with assistance}.")
     for m in s.plan.get('condition', []): s.say("Code status: @.", m)
-    s.say("Disposition: {home|home with services|extended care}.")
+    s.say("{Ambulatory, independent|Ambulatory with walker|Out of bed with assistance}. Disposition: {home|home with services|rehab}.")
 
 def _letter(s:Scribe):
     "What the patient is told"
@@ -478,9 +481,9 @@ def _letter(s:Scribe):
     if told := s.plan.get('letter'): s.say("We treated you for @@.", *told)
     s.say("Please {take your medicines as listed|see your PCP within a week}.")
     if s.dice.chance(.5): _aside(s, 'advised')
-    if s.dice.chance(.15) and s.chosen[0].lay: s.say("{Return|Call us} right away for any sign of @ again.", Mention(s.dice.pick(s.chosen[0].lay), s.chosen[0], 'advised'))
+    if s.dice.chance(.3) and s.chosen[0].lay: s.say("{Return|Call us} right away for any sign of @ again.", Mention(s.dice.pick(s.chosen[0].lay), s.chosen[0], 'advised'))
 
-# %% ../../nbs/12_data.synth.ipynb #920a6ae6
+# %% ../../nbs/12_data.synth.ipynb #6ffd3812
 @dataclass(frozen=True, slots=True)
 class Distractor:
     "A mention that is no evidence"
@@ -504,7 +507,8 @@ def _who(dice:Dice, first:Condition, sex:str) -> dict:
     "What the sentences have to know about the patient"
     words = dict(M=('man', 'He', 'his', 'him', 'Mr.'), F=('woman', 'She', 'her', 'her', 'Ms.'))[sex]
     service = 'NEUROLOGY' if first.code.value == 'I63.9' else 'SURGERY' if first.code.value[0] == 'S' or first.code.value == 'K56.609' else 'MEDICINE'
-    return dict(zip(('man', 'He', 'his', 'him', 'title'), words), he=words[1].lower(), sex=sex, age=dice.pick(range(52, 90)), service=service,
+    age = dice.pick(range(52, 90))
+    return dict(zip(('man', 'He', 'his', 'him', 'title'), words), he=words[1].lower(), sex=sex, a='an' if age > 79 else 'a', age=age, service=service,
         complaint=spell(dice.pick(first.complaints), dice), common=dice.some(COMMON_DRUGS, 1))
 
 # %% ../../nbs/12_data.synth.ipynb #f6d33922
@@ -527,7 +531,7 @@ def compose(
     evidence = {c.code:tuple(at for at,m in s.marks if m.role == 'evidence' and m.about is c) for c in chosen}
     return Composed(''.join(s.parts), tuple(evidence), evidence, tuple(Distractor(at, m.about.code, m.role) for at,m in s.marks if m.role != 'evidence'))
 
-# %% ../../nbs/12_data.synth.ipynb #0c3ac1aa
+# %% ../../nbs/12_data.synth.ipynb #5dd55c70
 DECADE = ('train', 'test', 'train', 'validation', 'train', 'train', 'test', 'train', 'train', 'train')
 
 class NoNotes(BadInput): "A corpus has at least one note"
@@ -541,7 +545,7 @@ def synthesise(
     "Discharge summaries with planted evidence; a larger corpus of one seed begins with the smaller"
     if n_notes < 1: raise NoNotes(f"n_notes is {n_notes}; a corpus has at least 1 note")
     rows,gold = [], []
-    for i in tqdm(range(n_notes), desc='notes', delay=2, disable=None if progress else True):
+    for i in tqdm(range(n_notes), desc='notes', delay=2, disable=not progress):
         note,id = compose(seed, i, n_codes), f'synth-{seed}-{i:05}'
         rows.append(dict(note_id=id, text=note.text, codes=note.codes, split=DECADE[i % 10]))
         gold += [Rationale(id, code, spans, 'planted') for code,spans in note.evidence.items()]

@@ -23,7 +23,7 @@ def shelve(
     "Register one card for each name"
     return [register(Card(name, family, higher, bounds, source, unit, operator)) for name in names]
 
-# %% ../../nbs/40_evaluation.cards.ipynb #f3a103af
+# %% ../../nbs/40_evaluation.cards.ipynb #6a0c1622
 PRF   = ('precision', 'recall', 'f1')
 OURS  = 'icdrat'
 ERASER = 'DeYoung et al. 2020, ERASER'
@@ -31,13 +31,13 @@ ERASER = 'DeYoung et al. 2020, ERASER'
 for definition,unit in dict(character='characters', token='words', span_exact='spans', span_relaxed='spans').items():
     shelve('plausibility', [f'{definition}/{q}' for q in PRF], OURS, unit=unit)
 shelve('plausibility', ['character/iou', 'token/iou'], OURS)
+shelve('plausibility', [f'eraser_one_to_one/iou_{q}' for q in PRF], f'{ERASER}, each gold span found at most once', unit='spans')
+shelve('plausibility', ['eraser/auprc', 'eraser/average_precision', 'eraser/roc_auc'], f'{ERASER}, soft scores', unit='words')
 for average in ('', '_macro'):
     shelve('plausibility', [f'eraser/{kind}_{q}{average}' for kind in ('span', 'token') for q in PRF], ERASER, unit='words')
     shelve('plausibility', [f'eraser/iou_precision{average}'], ERASER, unit='spans')
     shelve('plausibility', [f'eraser/iou_recall{average}'], ERASER, bounds=(0., float('inf')), unit='spans')
     shelve('plausibility', [f'eraser/iou_f1{average}'], ERASER, bounds=(0., 2.), unit='spans')
-shelve('plausibility', [f'eraser_one_to_one/iou_{q}' for q in PRF], f'{ERASER}, each gold span found at most once', unit='spans')
-shelve('plausibility', ['eraser/auprc', 'eraser/average_precision', 'eraser/roc_auc'], f'{ERASER}, soft scores', unit='words');
 
 # %% ../../nbs/40_evaluation.cards.ipynb #18aea791
 for operator in OPERATORS:
@@ -45,17 +45,17 @@ for operator in OPERATORS:
         for quantity,higher in dict(comprehensiveness=True, sufficiency=False).items():
             shelve('faithfulness', [f'eraser/{prefix}{quantity}@{operator}'], ERASER, higher, (-1., 1.), what, operator)
 
-# %% ../../nbs/40_evaluation.cards.ipynb #11dde47f
+# %% ../../nbs/40_evaluation.cards.ipynb #6f5eb2ae
 EDIN = 'Edin et al. 2023'
 MULLENBACH = 'Mullenbach et al. 2018'
 KS = (1, 2, 5, 8, 10, 15, 50, 100) # lengths of the list that have cards
 
 _both = ['auc_micro', 'auc_macro'] + [f'{q}@{k}' for k in KS for q in ('precision', 'recall')]
 _averages = [f'{q}_{a}' for a in ('micro', 'macro') for q in PRF]
+shelve('coding', [f'mullenbach/{q}' for q in _averages+_both+['accuracy_micro', 'accuracy_macro']+[f'f1@{k}' for k in KS]], MULLENBACH, unit='codes')
 for definition,source in dict(edin=f'{EDIN}, codes present in the split', edin_all_codes=f'{EDIN}, all codes').items():
     shelve('coding', [f'{definition}/{q}' for q in _averages+_both+['map', 'r_precision', 'exact_match_ratio']], source, unit='codes')
     shelve('coding', [f'{definition}/fpr_{a}' for a in ('micro', 'macro')], source, higher=False, unit='codes')
-shelve('coding', [f'mullenbach/{q}' for q in _averages+_both+['accuracy_micro', 'accuracy_macro']+[f'f1@{k}' for k in KS]], MULLENBACH, unit='codes');
 
 # %% ../../nbs/40_evaluation.cards.ipynb #a594bb6a
 class UnknownFamily(BadInput): "No card belongs to this family"

@@ -41,7 +41,7 @@ def in_words(
         counted[rows, 2] = np.searchsorted(places[:, 0], spans[rows, 2], side='left')
     return counted
 
-# %% ../../nbs/41_evaluation.plausibility.ipynb #ba9d6a15
+# %% ../../nbs/41_evaluation.plausibility.ipynb #e89dead2
 def _stride(*tables):
     "A stretch longer than any key's last unit"
     return 1 + max((int(t[:, 1:].max()) for t in tables if len(t)), default=0)
@@ -53,7 +53,6 @@ def _line(spans, stride):
 def _union(starts, ends):
     "The same units in sorted, disjoint stretches"
     order = np.argsort(starts, kind='stable')
-    order = order[ends[order] > starts[order]]
     starts,ends = starts[order], np.maximum.accumulate(ends[order])
     first = np.concatenate([np.ones(min(1, len(starts)), bool), starts[1:] > ends[:-1]])
     return starts[first], ends[np.roll(first, -1)]
@@ -235,7 +234,7 @@ def gold_spans(
     if not pairs: raise NoRationale("no gold rationale was given; is the corpus without expert evidence?")
     return pairs
 
-# %% ../../nbs/41_evaluation.plausibility.ipynb #92ca90aa
+# %% ../../nbs/41_evaluation.plausibility.ipynb #f5f685ec
 def _in_units(units, truth, answers, pairs, offsets):
     "Gold and predicted spans of the pairs, in each unit that is asked for"
     rows = lambda of: np.array([(k, s.start, s.end) for k,pair in enumerate(pairs) for s in of.get(pair, ())], np.int64).reshape(-1, 3)
@@ -262,7 +261,7 @@ def plausibility(
     truth,methods = gold_spans(gold, by_id, level), pool(predicted, by_id, predicted_level)
     if not methods: raise NoRationale("no rationale was predicted; a method that finds nothing says so with empty spans")
     used = dict.fromkeys(i for answers in (truth, *methods.values()) for i,_ in answers) if 'words' in units else ()
-    offsets = {i: words(by_id[i].text) for i in tqdm(used, 'words', disable=not progress)}
+    offsets = {i: words(by_id[i].text) for i in tqdm(used, 'words', delay=2, disable=not progress)}
     for method,answers in methods.items():
         pairs = list(truth) + [p for p in answers if p not in truth and over == 'union']
         spans = _in_units(units, truth, answers, pairs, offsets)

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['attention_kl', 'emc_weight']
 
-# %% ../../nbs/50_learning.objectives.ipynb #e4373c28
-import torch
+# %% ../../nbs/50_learning.objectives.ipynb #aac69582
 from jaxtyping import Float
 from torch import Tensor
 

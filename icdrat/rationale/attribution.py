@@ -24,7 +24,7 @@ class AttentionCoder(Coder, Protocol):
         texts:list[str],                  # whole notes
     ) -> list[tuple[Int[np.ndarray, "words 2"], Float[np.ndarray, "codes words"]]]: ... # words in characters; each code's row sums to 1
 
-# %% ../../nbs/32_rationale.attribution.ipynb #c36ea757
+# %% ../../nbs/32_rationale.attribution.ipynb #4832b040
 def attention(
     coder:AttentionCoder,                 # with label-wise attention
     notes:Sequence[Note],                 # to explain
@@ -34,7 +34,7 @@ def attention(
 ) -> list[Explanation]:                   # one per (note, code); each one's scores sum to 1
     "The label-wise attention of a coder (Mullenbach et al. 2018)"
     explanations = []
-    for first in tqdm(range(0, len(notes), batch_size), 'attention', disable=not progress):
+    for first in tqdm(range(0, len(notes), batch_size), 'attention', delay=2, disable=not progress):
         batch = notes[first:first+batch_size]
         start = perf_counter()
         answers = coder.attention([n.text for n in batch])

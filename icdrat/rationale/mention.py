@@ -89,7 +89,7 @@ def _longest(
         if found: yield i,*found
         i = found[0] if found else i+1
 
-# %% ../../nbs/30_rationale.mention.ipynb #81fc60f2
+# %% ../../nbs/30_rationale.mention.ipynb #01f0f977
 class NoCodesForNote(BadInput): "The codes of a note were not given"
 
 def mentions(
@@ -100,7 +100,7 @@ def mentions(
 ) -> list[Rationale]:                              # note by note; may be empty where codes were given
     "The names of codes in notes, longest first"
     trie,rationales = _trie(lexicon),[]
-    for note in tqdm(notes, desc=lexicon.name, disable=None if progress else True):
+    for note in tqdm(notes, desc=lexicon.name, delay=2, disable=not progress):
         if codes_of is not None and note.id not in codes_of: raise NoCodesForNote(f"{note.id}: codes_of has no entry for this note; give its codes, () if it has none, or leave codes_of out to find all codes")
         asked = None if codes_of is None else tuple(dict.fromkeys(codes_of[note.id]))
         (ks,places),spans = keys(note.text),defaultdict(list)

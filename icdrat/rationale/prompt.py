@@ -198,7 +198,7 @@ def _ask(
     except (openai.OpenAIError, AttributeError, TypeError, IndexError, ValueError) as e: raise _explained(e, server, note) from None
     return answer, Counter(prompt_tokens=used.prompt_tokens or 0, completion_tokens=used.completion_tokens or 0) if used else Counter()
 
-# %% ../../nbs/31_rationale.prompt.ipynb #5370959c
+# %% ../../nbs/31_rationale.prompt.ipynb #70a83542
 def prompt(
     notes:Iterable[Note],                # any order
     codes_of:dict[str, Iterable[Code]],  # codes of each note, by its id
@@ -209,7 +209,7 @@ def prompt(
     _sendable(notes := list(notes), codes_of, server)
     rationales,total,start = [],Counter(),perf_counter()
     with _client(server) as client:
-        for note in tqdm(notes, desc='llm', disable=None if progress else True):
+        for note in tqdm(notes, desc='llm', delay=2, disable=not progress):
             if not (asked := list(dict.fromkeys(codes_of[note.id]))): continue
             answer,tokens = _ask(client, server, note, asked)
             found,counts = ground(note, asked, answer)

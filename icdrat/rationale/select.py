@@ -6,7 +6,7 @@
 __all__ = ['CUTS', 'NegativeSum', 'parts_of_sum', 'select', 'prf_at_cuts', 'SeveralMethods', 'NothingToTune', 'gold_rows',
            'best_cut', 'exact_cut']
 
-# %% ../../nbs/33_rationale.select.ipynb #d26b97f9
+# %% ../../nbs/33_rationale.select.ipynb #891f6834
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 
 from ..data.corpus import UnknownNote
 from ..text import mark, mask_to_spans, spans_to_mask
-from ..types import BadInput, Explanation, Note, Rationale, Span, SpanOutsideNote, check_inside
+from ..types import BadInput, Explanation, Note, Rationale, SpanOutsideNote, check_inside
 
 # %% ../../nbs/33_rationale.select.ipynb #f34b951d
 class NegativeSum(BadInput): "Scores that sum to less than zero cannot be turned into parts of their sum"
