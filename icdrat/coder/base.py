@@ -8,10 +8,9 @@ __all__ = ['PAD', 'UNKNOWN', 'MASK', 'ARCHITECTURES', 'read_words', 'touched', '
            'NotACoder', 'BadConfig', 'read_config', 'write_vocabulary', 'read_vocabulary', 'BadWeights',
            'write_weights', 'read_weights', 'architecture', 'UnknownArchitecture', 'load_coder']
 
-# %% ../../nbs/20_coder.base.ipynb #9e356801
+# %% ../../nbs/20_coder.base.ipynb #505a84e3
 import importlib
 import json
-import os
 import pkgutil
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -25,7 +24,6 @@ from jaxtyping import Bool, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ..data.exchange import whole_folder
 from ..text import fold, readable, slices
 from ..types import OPERATORS, BadInput, Code, Coder, Span, SpanOutsideNote, UnknownOperator
 
