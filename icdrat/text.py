@@ -39,18 +39,16 @@ def readable(
     "Where the words with a letter or a digit are"
     return np.array([m.span() for m in _WORD.finditer(text) if m[0].isalnum() or any(map(str.isalnum, m[0]))], dtype=np.int64).reshape(-1, 2)
 
-# %% ../nbs/02_text.ipynb #e89cfb7c
+# %% ../nbs/02_text.ipynb #22e7e45e
 def spans_to_mask(
     spans:Iterable[Span],                # in characters
     offsets:Int[np.ndarray, "words 2"],  # the words, in reading order
 ) -> Bool[np.ndarray, "words"]:          # True where a word is touched
     "The words that the spans touch"
-    mask = np.zeros(len(offsets), bool)
-    for s in spans:
-        first = np.searchsorted(offsets[:, 1], s.start, side='right')
-        last  = np.searchsorted(offsets[:, 0], s.end, side='left')
-        mask[first:last] = True
-    return mask
+    borders = np.array([(s.start, s.end) for s in spans], dtype=np.int64).reshape(-1, 2)
+    opened  = np.bincount(np.searchsorted(offsets[:, 1], borders[:, 0], side='right'), minlength=len(offsets)+1)
+    closed  = np.bincount(np.searchsorted(offsets[:, 0], borders[:, 1], side='left'), minlength=len(offsets)+1)
+    return np.cumsum(opened - closed)[:-1] > 0
 
 # %% ../nbs/02_text.ipynb #02d88aab
 def mask_to_spans(

@@ -10,7 +10,7 @@ import torch
 from icdrat.coder import base, convolutional, training
 from icdrat.coder.base import (
     MASK, PAD, UNKNOWN, BadConfig, BadWeights, EmptyVocabulary, NotACoder, UnknownArchitecture, WordVocabulary,
-    by_length, load_coder, pad_batch, predicted, touched, word_vocabulary,
+    by_length, load_coder, pad_batch, predicted, word_vocabulary,
 )
 from icdrat.coder.convolutional import CAML, CamlNetwork, EvenWidth, UnequalLists
 from icdrat.coder.training import (
@@ -60,15 +60,6 @@ def test_words_are_folded_and_punctuation_is_not_read():
     vocabulary = WordVocabulary(["fiebre", "t2dm"])
     assert vocabulary.encode("¡FIÉBRE!, ... T2DM - xyz")[0].tolist() == [3, 4, UNKNOWN]
     assert slices("¡FIÉBRE! T2DM", vocabulary.encode("¡FIÉBRE! T2DM")[1]) == ["FIÉBRE", "T2DM"]
-
-
-@pytest.mark.parametrize("seed", range(30))
-def test_touched_is_spans_to_mask(seed):
-    rng = np.random.default_rng(seed)
-    text = random_text(rng, 25)
-    offsets, spans = WordVocabulary(LEXICON).encode(text)[1], random_spans(rng, len(text), rng.integers(0, 12))
-    np.testing.assert_array_equal(touched(spans, offsets), spans_to_mask(spans, offsets))
-    assert touched(spans, offsets[:0]).shape == (0,)
 
 
 def test_encode_hides_by_mask_or_by_leaving_out():

@@ -7,7 +7,7 @@ __all__ = ['BadRecipe', 'Recipe', 'word_vectors', 'fresh_network', 'with_gaps', 
            'Diverged', 'step', 'validate', 'CodeWithoutNotes', 'SharedNotes', 'NothingToValidate', 'GuideWithoutLoss',
            'truths', 'epoch', 'deterministic', 'beginning', 'train']
 
-# %% ../../nbs/24_coder.training.ipynb #280e84f9
+# %% ../../nbs/24_coder.training.ipynb #39486b4e
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,10 +24,11 @@ from sklearn.utils.extmath import randomized_svd
 from torch import Tensor
 from tqdm import tqdm
 
-from .base import MASK, PAD, WordVocabulary, pad_batch, touched, word_vocabulary
+from .base import MASK, PAD, WordVocabulary, pad_batch, word_vocabulary
 from .convolutional import CAML, CamlNetwork
 from .scores import in_rank_order, list_scores, micro_curve
 from ..data.corpus import Corpus, code_matrix
+from ..text import spans_to_mask
 from ..types import BadInput, Code, CodeNotInVocabulary, Rationale, check_inside
 
 # %% ../../nbs/24_coder.training.ipynb #b9eef310
@@ -121,7 +122,7 @@ def shuffled_batches(
     batches = [b for p in pools for b in np.split(p, range(batch_size, len(p), batch_size))]
     return [batches[i] for i in rng.permutation(len(batches))]
 
-# %% ../../nbs/24_coder.training.ipynb #42eb1cf3
+# %% ../../nbs/24_coder.training.ipynb #7cbd7450
 class BadGuide(BadInput): "A rationale cannot guide this training"
 
 def evidence(
@@ -139,7 +140,7 @@ def evidence(
         if r.code not in training.codes[r.note_id]: raise BadGuide(f"{r.note_id}, {r.code}: a rationale for a code that the note does not have; leave it out")
         note,pair = training.note(r.note_id), (place[r.note_id], column[r.code])
         check_inside(r, note)
-        marked[pair] = marked.get(pair, False) | touched(r.spans, vocabulary.read(note.text)[1])
+        marked[pair] = marked.get(pair, False) | spans_to_mask(r.spans, vocabulary.read(note.text)[1])
     found = defaultdict(list)
     for (i,j),words in sorted(marked.items(), key=lambda m: m[0]):
         if words.any(): found[i].append((j, words/words.sum()))
