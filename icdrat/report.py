@@ -6,14 +6,13 @@
 __all__ = ['METHODS', 'NoProject', 'project_root', 'in_print', 'save_results', 'read_results', 'cell', 'save_table',
            'save_figure', 'UndeclaredParameter', 'check_parameters', 'NotebookFailed', 'run_notebook', 'what_was_made']
 
-# %% ../nbs/60_report.ipynb #94d0b0f8
+# %% ../nbs/60_report.ipynb #707ad04a
 import os
 import sys
 from pathlib import Path
 
 import matplotlib
 import pandas as pd
-import papermill
 from matplotlib.figure import Figure
 
 from .data.exchange import MissingFile, whole_file
@@ -105,7 +104,7 @@ def save_figure(
         with whole_file(f"{stem}.{kind}") as part: figure.savefig(part, format=kind, metadata=metadata, dpi=200)
     return [Path(f"{stem}.{kind}") for kind in _UNDATED]
 
-# %% ../nbs/60_report.ipynb #8e9f0cf3
+# %% ../nbs/60_report.ipynb #eb3c2305
 class UndeclaredParameter(BadInput): "The notebook does not declare this parameter"
 
 def check_parameters(
@@ -115,13 +114,14 @@ def check_parameters(
     "Refuse a notebook that is not there, and parameters that it does not declare"
     notebook = Path(notebook).resolve()
     if not notebook.is_file(): raise MissingFile(f"{notebook}: no such notebook")
-    try: declared = papermill.inspect_notebook(str(notebook))
+    from papermill import inspect_notebook
+    try: declared = inspect_notebook(str(notebook))
     except ValueError: raise UndeclaredParameter(f"{notebook.name}: not a Jupyter notebook with a Python kernel") from None
     if not declared: raise UndeclaredParameter(f"{notebook.name}: no cell is tagged `parameters`, or it cannot be read; tag the one that declares them")
     if unknown := sorted(set(parameters)-set(declared)): raise UndeclaredParameter(f"{notebook.name}: unknown parameter {unknown[0]!r}; it declares {', '.join(declared)}")
     return notebook
 
-# %% ../nbs/60_report.ipynb #7f2bf6aa
+# %% ../nbs/60_report.ipynb #88446a9b
 class NotebookFailed(BadInput): "A cell of the notebook raised an error"
 
 def run_notebook(
@@ -132,10 +132,11 @@ def run_notebook(
 ) -> Path:                       # the executed copy
     "Run a notebook with these parameters in its own folder"
     notebook,executed = check_parameters(notebook, parameters), Path(executed).resolve()
+    from papermill import PapermillExecutionError, execute_notebook
     os.environ.setdefault('TQDM_MININTERVAL', '1')
     with whole_file(executed) as part:
-        try: papermill.execute_notebook(str(notebook), str(part), parameters, cwd=str(notebook.parent), kernel_name='python3', progress_bar=False, extra_arguments=['--log-level=CRITICAL'], stderr_file=sys.stderr if progress else None)
-        except papermill.PapermillExecutionError as e:
+        try: execute_notebook(str(notebook), str(part), parameters, cwd=str(notebook.parent), kernel_name='python3', progress_bar=False, extra_arguments=['--log-level=CRITICAL'], stderr_file=sys.stderr if progress else None)
+        except PapermillExecutionError as e:
             os.replace(part, failed := executed.with_suffix('.failed.ipynb'))
             raise NotebookFailed(f"{notebook.name}, cell {e.cell_index}: {e.ename}: {e.evalue}; the whole story is in {failed}") from None
     return executed
