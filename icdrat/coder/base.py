@@ -187,7 +187,7 @@ def read_weights(
     network.load_state_dict(found)
     return network
 
-# %% ../../nbs/20_coder.base.ipynb #43b0a56e
+# %% ../../nbs/20_coder.base.ipynb #e3ce94b3
 ARCHITECTURES:dict[str, Callable[[Path, Config], Coder]] = {}
 
 def architecture(
@@ -196,7 +196,7 @@ def architecture(
     "Register the function that loads coders of one architecture"
     def register(load):
         known = ARCHITECTURES.get(name, load)
-        if (known.__module__, known.__qualname__) != (load.__module__, load.__qualname__): raise ValueError(f"{name!r} is defined twice, by {known.__module__} and {load.__module__}")
+        if known.__qualname__ != load.__qualname__: raise ValueError(f"{name!r} is defined twice, by {known.__qualname__} and {load.__qualname__}")
         ARCHITECTURES[name] = load
         return load
     return register
