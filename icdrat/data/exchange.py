@@ -109,23 +109,23 @@ def _spans(pairs:list) -> list[Span]:
     spans = sorted(Span(*pair) for pair in pairs)
     return merge_spans(spans) if any(b.start < a.end for a,b in zip(spans, spans[1:])) else spans
 
-# %% ../../nbs/11_data.exchange.ipynb #d2b4a939
+# %% ../../nbs/11_data.exchange.ipynb #e941b911
 def read_notes(
     path:str|Path,          # JSON lines of notes
-    name:str|None = None,   # of the corpus; the file's stem when None
+    name:str|None = None,   # of the corpus, where the lines do not say; the file's stem when None
     gold:Iterable[Rationale] = (), # expert rationales of these notes
     language:str = 'en',    # where the lines do not say
     restricted:bool = False # True: restricted whatever the lines say
 ) -> Corpus:                # without rationales unless given
     "A corpus from a file of notes"
-    rows = []
+    rows,name = [],name or Path(path).name.split('.')[0]
     for n,row in read_lines(path, ['note_id', 'text']):
         with _at(f"{path}, line {n}"):
             if not isinstance(row['note_id'], str) or not isinstance(row['text'], str): raise BadInput("note_id and text are strings")
             codes = [_code(*((c, row) if isinstance(c, str) else (c['value'], c))) for c in row.get('codes', [])]
             rows.append(dict(note_id=row['note_id'], text=row['text'], codes=list(dict.fromkeys(codes)), split=row.get('split', 'test')))
-            restricted, language = restricted or bool(row.get('restricted')), row.get('language', language)
-    return build(name or Path(path).name.split('.')[0], rows, gold, language, restricted)
+            restricted, language, name = restricted or bool(row.get('restricted')), row.get('language', language), row.get('corpus', name)
+    return build(name, rows, gold, language, restricted)
 
 def _write(path:str|Path, rows:Iterable[dict], private:bool=False) -> None:
     "Rows as JSON lines, completely or not at all"
@@ -137,7 +137,7 @@ def write_notes(
     corpus:Corpus,  # which notes
 ) -> None:
     "The notes of a corpus as JSON lines"
-    extra = {k:v for k,v in dict(language=corpus.language, restricted=corpus.restricted).items() if v not in ('en', False)}
+    extra = dict(corpus=corpus.name) | {k:v for k,v in dict(language=corpus.language, restricted=corpus.restricted).items() if v not in ('en', False)}
     split = corpus.table['split'].to_pylist()
     _write(path, (dict(note_id=n.id, text=n.text, codes=[c.value if c.system == 'icd10cm' else dict(system=c.system, value=c.value) for c in corpus.codes[n.id]], split=s, **extra)
                   for n,s in zip(corpus.notes, split)), corpus.restricted)
@@ -191,7 +191,7 @@ def write_explanations(
     "Explanations as JSON lines"
     _write(path, (dict(note_id=e.note_id, code=e.code.value, offsets=e.offsets.tolist(), scores=[float(f'{s:.6g}') for s in e.scores], method=e.method, **_system(e.code)) for e in explanations))
 
-# %% ../../nbs/11_data.exchange.ipynb #2a464bec
+# %% ../../nbs/11_data.exchange.ipynb #a972fd21
 def save_corpus(
     corpus:Corpus,   # any corpus
     folder:str|Path, # where to; replaced when it is there
@@ -203,7 +203,7 @@ def save_corpus(
 
 def load_corpus(
     folder:str|Path, # as `save_corpus` wrote it, or made by hand
-) -> Corpus:         # named after the folder
+) -> Corpus:         # with the name it was saved with, or the folder's
     "A corpus from a folder; `gold.jsonl` may be absent"
     folder = Path(folder)
     if not (folder/'notes.jsonl').is_file(): raise MissingFile(f"{folder}: no notes.jsonl in it; a corpus is a folder with notes.jsonl and gold.jsonl")

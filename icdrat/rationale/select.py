@@ -76,16 +76,17 @@ def gold_rows(
     if not rows: raise NothingToTune(f"none of {len(explanations)} explanations has a gold word among {len(spans)} gold pairs; are they of the same notes, codes and level?")
     return tuple(np.concatenate(x) for x in zip(*rows))
 
-# %% ../../nbs/33_rationale.select.ipynb #59e37e38
+# %% ../../nbs/33_rationale.select.ipynb #979ca9e9
 CUTS = np.linspace(0, .1, 101)
 
 def best_cut(
     explanations:list[Explanation],             # of one method, on validation notes
     gold:Iterable[Rationale],                   # expert rationales of the same notes
     notes:Iterable[Note] = (),                  # if given, spans and words that end after their note are refused
-    cuts:Float[np.ndarray, "cuts"] = CUTS,      # to try, in increasing order
+    cuts:Float[np.ndarray, "cuts"]|None = None, # to try, in increasing order; None: `CUTS`
 ) -> float:                                     # one of `cuts`
     "The first of the cuts with the best micro token F1 (Edin et al. 2024, EMC)"
+    cuts = CUTS if cuts is None else cuts
     return float(cuts[prf_at_cuts(*gold_rows(explanations, gold, notes), cuts)[:, 2].argmax()])
 
 # %% ../../nbs/33_rationale.select.ipynb #49a7fc3a
