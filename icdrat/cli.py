@@ -8,8 +8,9 @@ __all__ = ['app', 'data', 'Out', 'Level', 'Seed', 'Folder', 'rationales', 'Split
            'rationales_mention', 'rationales_attention', 'rationales_prompt', 'evaluate_plausibility',
            'evaluate_faithfulness', 'BadSource', 'view_page', 'BadParameter', 'reproduce']
 
-# %% ../nbs/80_cli.ipynb #02b67ab2
+# %% ../nbs/80_cli.ipynb #40907563
 import json
+import os
 import subprocess
 import sys
 from enum import Enum
@@ -264,7 +265,7 @@ def view_page(
     write_page(out, shown, {name:[r for r in rs if r.note_id in ids] for name,rs in columns.items()}, codes=corpus.codes)
     print(f"{out}: {len(shown)} notes, {len(columns)} sources")
 
-# %% ../nbs/80_cli.ipynb #40db71ce
+# %% ../nbs/80_cli.ipynb #3fe70867
 def _value(text:str) -> object:
     "A parameter from the command line: a number or truth value where it is one, else a string"
     try: return json.loads(text)
@@ -282,6 +283,7 @@ def reproduce(
     "Run one notebook, or every experiment and paper notebook."
     from time import perf_counter
     from icdrat.report import check_parameters, project_root, run_notebook
+    if data := os.environ.get('ICDRAT_DATA'): os.environ['ICDRAT_DATA'] = str(Path(data).resolve())
     if notebook is None: raise typer.Exit(subprocess.run(['make', '-C', project_root(), 'reproduce', f'PROFILE={profile}']).returncode)
     if wrong := [p for p in parameter or [] if '=' not in p]: raise BadParameter(f"-p {wrong[0]}: write NAME=VALUE")
     values = {k:_value(v) for k,v in (p.split('=', 1) for p in parameter or [])}

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
+import nbformat
 import pytest
 
 from icdrat.cli import main
@@ -163,6 +164,17 @@ def test_codiesp_without_its_folder_says_how_to_get_it(tmp_path):
 def test_prompt_without_a_server_says_which_variable_is_missing(road):
     done = icdrat("rationales", "prompt", "--corpus", "corpus", "--out", "llm.jsonl", cwd=road, ICDRAT_LLM_URL="", ICDRAT_LLM_MODEL="")
     ends_in_one_line(done, "ICDRAT_LLM_URL")
+
+
+def test_a_relative_data_folder_means_the_one_beside_the_command(tmp_path):
+    cells = ["n = 1  # a number\nm = 2  # another", "import os; print(os.environ['ICDRAT_DATA'])"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells], metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}})
+    notebook.cells[0].metadata["tags"] = ["parameters"]
+    (tmp_path / "nbs").mkdir()
+    nbformat.write(notebook, tmp_path / "nbs" / "toy.ipynb")
+    done = icdrat("reproduce", "nbs/toy.ipynb", "--out", "toy.ipynb", cwd=tmp_path, ICDRAT_DATA="data")
+    assert done.returncode == 0, done.stderr
+    assert nbformat.read(tmp_path / "toy.ipynb", 4).cells[-1].outputs[0].text.strip() == str(tmp_path / "data")
 
 
 def test_a_corpus_is_never_written_over_a_stranger_s_folder(tmp_path):
