@@ -182,8 +182,8 @@ def rationales_prompt(
     _written(found, out)
     print(grounding)
 
-# %% ../nbs/80_cli.ipynb #53c108ba
-evaluate = _group('evaluate', "Score rationales: by experts (plausibility) or by the coder (faithfulness).", "icdrat evaluate plausibility --notes corpus/notes.jsonl --gold corpus/gold.jsonl --pred mentions.jsonl --out scores.json")
+# %% ../nbs/80_cli.ipynb #f7b7b20a
+evaluate = _group('evaluate', "Score rationales: by experts (plausibility) or by the coder (faithfulness).", "icdrat evaluate plausibility --notes corpus/notes.jsonl --gold corpus/gold.jsonl --pred mentions.jsonl --split test --out scores.json")
 
 Notes = Annotated[Path, typer.Option(help="Notes (JSON lines).")]
 Pred  = Annotated[Path, typer.Option(help="The rationales to score (JSON lines).")]
@@ -201,13 +201,14 @@ def _report(scores, out:Path, title:str, draws:int, **facts) -> None:
     Console().print(table)
     print(f"{out}: {len(rows)} scores")
 
-# %% ../nbs/80_cli.ipynb #0184e121
+# %% ../nbs/80_cli.ipynb #bc1d98ed
 @evaluate.command('plausibility', epilog=_example("icdrat evaluate plausibility --notes corpus/notes.jsonl --gold corpus/gold.jsonl --pred mentions.jsonl --out scores.json"))
 def evaluate_plausibility(
     notes:Notes,
     gold:Annotated[Path, typer.Option(help="Expert rationales (JSON lines).")],
     pred:Pred,
     out:Json,
+    split:Annotated[Optional[str], typer.Option(help="Score the notes of this split only.")] = None,
     draws:Draws = 2000,
 ):
     "Agreement with expert rationales: characters, tokens, ERASER's IOU."
@@ -215,10 +216,14 @@ def evaluate_plausibility(
     from icdrat.evaluation.aggregate import summarise_counts
     from icdrat.evaluation.plausibility import plausibility
     corpus = read_notes(notes)
-    experts,found = (read_rationales(f, corpus.notes) for f in (gold, pred))
-    counts = plausibility(corpus.notes, experts, found)
+    scored = corpus.split(split) if split else corpus
+    experts,found = ([r for r in read_rationales(f, corpus.notes) if r.note_id in scored.codes] for f in (gold, pred))
+    counts = plausibility(scored.notes, experts, found)
+    unanswered = len({(r.note_id, r.code) for r in experts if len(r)} - {(r.note_id, r.code) for r in found})
     _report(summarise_counts(counts, n_draws=draws), out, "Plausibility over the pairs that experts marked", draws, family='plausibility', notes=str(notes), gold=str(gold), pred=str(pred),
-            n_notes=len(corpus), n_gold=len(experts), n_gold_without_evidence=sum(not len(r) for r in experts), n_pred=len(found), n_pred_without_evidence=sum(not len(r) for r in found))
+            split=split, n_notes=len(scored), n_gold=len(experts), n_gold_without_evidence=sum(not len(r) for r in experts), n_gold_unanswered=unanswered,
+            n_pred=len(found), n_pred_without_evidence=sum(not len(r) for r in found))
+    if unanswered: print(f"{unanswered} pairs that experts marked have no line in {pred} and count as missed; if it is about one split only, name it: --split test")
 
 # %% ../nbs/80_cli.ipynb #07b67376
 @evaluate.command('faithfulness', epilog=_example("icdrat evaluate faithfulness --coder coder --notes corpus/notes.jsonl --pred attention.jsonl --out scores.json"))

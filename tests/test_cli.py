@@ -65,6 +65,14 @@ def test_the_road_ends_in_scores_with_intervals_and_definitions(road):
     assert "token/f1" in done.stdout
 
 
+def test_pairs_that_nobody_answered_are_said_and_a_split_leaves_them_out(road):
+    words = ["evaluate", "plausibility", "--notes", "corpus/notes.jsonl", "--gold", "corpus/gold.jsonl", "--pred", "mention.jsonl", "--draws", 50]
+    everything, asked = icdrat(*words, "--out", "all.json", cwd=road), icdrat(*words, "--split", "test", "--out", "test.json", cwd=road)
+    recall = {n: next(s["value"] for s in json.loads((road / f"{n}.json").read_text())["scores"] if s["metric"] == "token/recall") for n in ("all", "test")}
+    assert "count as missed" in everything.stdout and "count as missed" not in asked.stdout
+    assert recall["test"] > 2 * recall["all"] > 0
+
+
 def test_faithfulness_stands_beside_its_random_control(road):
     words = ["evaluate", "faithfulness", "--coder", "coder", "--notes", "corpus/notes.jsonl", "--pred", "attention.jsonl", "--out", "f.json", "--random", 2, "--draws", 100]
     done = icdrat(*words, cwd=road)
