@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['RESERVED', 'SHARES', 'ask', 'probability_lost', 'EmptyRationale', 'OtherNote', 'comprehensiveness', 'sufficiency',
            'run_lengths', 'random_masks', 'NoControl', 'control_masks', 'random_rationales', 'Questions',
-           'RepeatedRationale', 'ReservedName', 'faithfulness', 'coverage', 'known', 'word_scores', 'BadShares',
-           'top_masks', 'curves', 'aopc']
+           'ReservedName', 'faithfulness', 'coverage', 'known', 'word_scores', 'BadShares', 'top_masks', 'curves',
+           'aopc']
 
-# %% ../../nbs/42_evaluation.faithfulness.ipynb #de6e2cbc
+# %% ../../nbs/42_evaluation.faithfulness.ipynb #a56c4af8
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
 from ..data.corpus import UnknownNote
+from .plausibility import RepeatedRationale
 from ..text import mark, mask_to_spans, readable, spans_to_mask
 from ..types import OPERATORS, BadInput, Code, Coder, Explanation, Note, Rationale, SpanOutsideNote, UnknownOperator, check_inside, column
 
@@ -161,8 +162,7 @@ def _plan(questions:Questions, rationales:list[Rationale], n_random:int, seed:in
         add(r.code, f'random@{r.source}', controls[shape])
     return plan
 
-# %% ../../nbs/42_evaluation.faithfulness.ipynb #d3b97623
-class RepeatedRationale(BadInput): "One method gives one answer for a note and a code"
+# %% ../../nbs/42_evaluation.faithfulness.ipynb #9a893eb5
 class ReservedName(BadInput): "A method bears the name of a control"
 
 RESERVED = ('whole_note', 'empty', 'random')
