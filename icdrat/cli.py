@@ -143,7 +143,7 @@ def rationales_mention(
     words = training_lexicon(notes.split('train')) if lexicon is Lexicon.training else tabular_lexicon(sorted({c for cs in asked.codes.values() for c in cs}))
     _written(mentions(asked.notes, words, asked.codes), out)
 
-# %% ../nbs/80_cli.ipynb #a1b699bc
+# %% ../nbs/80_cli.ipynb #a033d8ac
 @rationales.command('attention', epilog=_example("icdrat rationales attention --corpus corpus --coder coder --out attention.jsonl"))
 def rationales_attention(
     corpus:Folder,
@@ -154,11 +154,12 @@ def rationales_attention(
 ):
     "What the coder's label-wise attention points to."
     from icdrat.coder.base import load_coder
+    from icdrat.data.corpus import codes_among
     from icdrat.data.exchange import load_corpus
     from icdrat.rationale.attribution import attention
     from icdrat.rationale.select import exact_cut, select
     notes,model = load_corpus(corpus),load_coder(coder)
-    def ask(part): return attention(model, part.notes, {i:[c for c in cs if c in model.codes] for i,cs in part.codes.items()})
+    def ask(part): return attention(model, part.notes, codes_among(part, model.codes))
     if cut is None:
         tuning = notes.split('validation')
         cut = exact_cut(ask(tuning), tuning.gold, tuning.notes)

@@ -3,14 +3,16 @@
 import gzip
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from icdrat.codes import icd
-from icdrat.data.corpus import EmptyCorpus, UnknownSplit, build, carve, code_matrix, head, to_level, vocabulary
+from icdrat.data.corpus import SCHEMA, EmptyCorpus, UnknownSplit, build, carve, code_matrix, codes_among, head, to_level, vocabulary
 from icdrat.data.exchange import (
-    BadLine, BrokenFile, ForeignFolder, MissingFile, load_corpus, read_explanations, read_notes, read_rationales, save_corpus, whole_file, whole_folder, write_explanations,
+    BadLine, BrokenFile, ForeignFolder, MissingFile, arrow_file, load_corpus, read_arrow, read_explanations, read_notes, read_rationales, save_corpus, whole_file, whole_folder, write_explanations,
     write_notes, write_rationales,
 )
 from icdrat.types import BadInput, Code, Explanation, Rationale, Span
@@ -107,7 +109,7 @@ GOOD = '{"note_id": "a0-0", "code": "I10", "spans": [[0, 4]]}'
         ('{"note_id": "a0-0", "code": "Q999999", "spans": [[0, 4]]}', "not in ICD-10-CM"),
         ('{"note_id": "a0-0", "code": 10, "spans": [[0, 4]]}', "wrong type"),
         ('{"note_id": "a0-0", "code": "I10", "spans": [[4, 4]]}', "0 <= start < end"),
-        ('{"note_id": "a0-0", "code": "I10", "spans": [[0, 400]]}', "ends after"),
+        ('{"note_id": "a0-0", "code": "J18.9", "spans": [[0, 400]]}', "ends after"),
         ('{"note_id": "a0-0", "code": "I10", "spans": [[0, "4"]]}', "wrong type"),
         ('{"note_id": "a0-0", "code": "I10", "spans": [[0, 1, 2]]}', "wrong type"),
         ('{"note_id": "a0-0", "code": "I10", "spans": [[false, true]]}', "wrong type"),
@@ -192,3 +194,62 @@ def test_only_codes_are_codes(value):
     except BadInput:
         return
     assert code == icd("E11"), f"{value!r} was taken for {code}"
+
+
+@pytest.mark.parametrize("restricted", [False, True])
+def test_an_arrow_folder_holds_the_same_corpus(tmp_path, restricted):
+    c = corpus(restricted=restricted, language="es")
+    save_corpus(c, tmp_path / "toy")
+    save_corpus(c, tmp_path / "toy", arrow=True)
+    assert same(load_corpus(tmp_path / "toy"), c)
+    assert sorted(p.name for p in (tmp_path / "toy").iterdir()) == ["gold.jsonl", "notes.arrow"]
+    if restricted:
+        assert oct((tmp_path / "toy" / "notes.arrow").stat().st_mode)[-3:] == "600"
+
+
+def test_an_arrow_file_that_is_not_a_corpus_is_refused(tmp_path):
+    for content in (b"", b"ARROW1\0\0", b"note_id,text\n"):
+        (tmp_path / "notes.arrow").write_bytes(content)
+        with pytest.raises(BrokenFile, match="notes.arrow"):
+            load_corpus(tmp_path)
+    with pa.OSFile(str(tmp_path / "notes.arrow"), "wb") as sink, pa.ipc.new_file(sink, pa.schema([("a", pa.int64())])) as file:
+        file.write(pa.table({"a": [1]}))
+    with pytest.raises(BrokenFile, match="its columns must be"):
+        load_corpus(tmp_path)
+
+
+def test_an_arrow_file_that_forgot_whether_it_is_restricted_is(tmp_path):
+    c = corpus()
+    with pa.OSFile(str(tmp_path / "notes.arrow"), "wb") as sink, pa.ipc.new_file(sink, SCHEMA.with_metadata({"name": "toy"})) as file:
+        file.write(c.table)
+    assert load_corpus(tmp_path).restricted
+
+
+def test_an_arrow_file_may_be_written_in_batches_and_is_mapped_not_read(tmp_path):
+    c = corpus()
+    with arrow_file(tmp_path / "notes.arrow", "toy") as file:
+        for at in range(0, len(c), 7):
+            file.write(c.table.slice(at, 7))
+    before = pa.total_allocated_bytes()
+    read = read_arrow(tmp_path / "notes.arrow")
+    assert pa.total_allocated_bytes() - before < 1000
+    assert read.table.equals(c.table) and read.codes == c.codes
+    assert [n.text for n in read.notes] == [n.text for n in c.notes]
+
+
+def test_notes_are_a_sequence():
+    c = corpus()
+    notes = list(c.notes)
+    assert c.notes[0] == notes[0] and c.notes[-1] == notes[-1] and c.notes[3:9:2] == notes[3:9:2] and c.notes[::-1] == notes[::-1]
+    assert all(c.note(n.id) == n for n in notes)
+    with pytest.raises(IndexError):
+        c.notes[len(notes)]
+
+
+def test_codes_survive_notes_without_any_and_slices():
+    rows = [dict(note_id=str(i), text="x", codes=[icd(v) for v in vs], split="train") for i, vs in enumerate([[], ["I10"], [], ["E11.9", "I10"], []])]
+    c = build("toy", rows)
+    assert {i: [x.value for x in cs] for i, cs in c.codes.items()} == {"0": [], "1": ["I10"], "2": [], "3": ["E11.9", "I10"], "4": []}
+    part = replace(c, table=c.table.slice(2, 2))
+    assert {i: len(cs) for i, cs in part.codes.items()} == {"2": 0, "3": 2}
+    assert codes_among(part, [icd("I10")]) == {"2": [], "3": [icd("I10")]}

@@ -1,9 +1,11 @@
 "Offsets survive everything: accents, line endings, emoji, odd spaces."
 
+import re
+
 import numpy as np
 import pytest
 
-from icdrat.text import EmptyQuote, blank, char_mask, find_quote, fold, mark, mask_to_spans, merge_spans, slices, spans_to_mask, words
+from icdrat.text import EmptyQuote, blank, char_mask, find_quote, fold, mark, mask_to_spans, merge_spans, readable, sentences, slices, spans_to_mask, words
 from icdrat.types import Code, Note, Span, SpanOutsideNote
 
 CODE = Code("icd10cm", "E11.9")
@@ -77,3 +79,39 @@ def test_a_mark_past_the_end_is_refused_without_a_word_of_the_note():
     with pytest.raises(SpanOutsideNote) as e:
         mark(Note("n1", "secret words"), CODE, [Span(0, 99)], "x")
     assert "secret" not in str(e.value) and "n1" in str(e.value)
+
+
+HEADINGS = ["HPI:\n", "# CHF: ", "1. ", "- ", "Mr. ___ was seen by Dr. Smith. ", "Cr 2.4, K 5.1\n\n", "No chest pain.\n", "EF was 25%. LVEF 30%! ", "Given 1.5 L i.v. fluids, e.g. saline. ", "náuseas y vómitos\r\n",
+            "a long line of prose that is wrapped at about seventy characters and goes\non in the next one. "]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_sentences_part_a_text_without_losing_a_word(seed):
+    rng = np.random.default_rng(seed)
+    text = "".join(rng.choice(HEADINGS, 12))
+    places = sentences(text)
+    assert (places[1:, 0] >= places[:-1, 1]).all() and (places[:, 0] < places[:, 1]).all()
+    gaps = zip([0, *places[:, 1]], [*places[:, 0], len(text)])
+    assert not "".join(text[a:b] for a, b in gaps).strip()
+    assert all(text[s:e] == text[s:e].strip() for s, e in places)
+
+
+def test_an_abbreviation_and_a_decimal_end_no_sentence():
+    text = "Seen by Dr. Smith vs. Mrs. Jones at 5 p.m. Monday. Cr 2.4. J. Doe agreed."
+    assert [text[s:e] for s, e in sentences(text)] == ["Seen by Dr. Smith vs. Mrs. Jones at 5 p.m. Monday.", "Cr 2.4.", "J. Doe agreed."]
+
+
+def test_wrapped_prose_is_one_sentence_and_a_list_is_many():
+    prose = "He was treated with intravenous furosemide and his oxygen\nrequirement fell over the next three days."
+    assert len(sentences(prose)) == 1
+    assert len(sentences("Aspirin 81 mg daily\nMetoprolol 25 mg\nLisinopril 10 mg")) == 3
+    assert len(sentences(prose.split("\n")[0] + "\n- and an item")) == 2
+    assert sentences("").shape == sentences(" \n ").shape == (0, 2)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_words_are_those_of_the_regular_expression(seed):
+    rng = np.random.default_rng(seed)
+    text = "".join(map(chr, rng.choice([9, 10, 13, 32, 45, 46, 48, 65, 95, 97, 160, 233, 769, 8217, 8232, 0x1F642, 0xD800, 0xBD], 200)))
+    assert [tuple(p) for p in words(text)] == [m.span() for m in re.finditer(r"\w+|[^\w\s]", text)]
+    assert [tuple(p) for p in readable(text)] == [m.span() for m in re.finditer(r"\w+", text) if any(map(str.isalnum, m[0]))]

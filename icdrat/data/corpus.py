@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'SCHEMA', 'UnknownNote', 'UnknownSplit', 'Corpus', 'EmptyCorpus', 'RepeatedNote', 'build', 'only', 'head',
-           'BadShare', 'carve', 'to_level', 'vocabulary', 'code_matrix']
+           'BadShare', 'carve', 'to_level', 'vocabulary', 'codes_among', 'code_matrix']
 
-# %% ../../nbs/10_data.corpus.ipynb #b2b9fc55
+# %% ../../nbs/10_data.corpus.ipynb #046f49e6
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from typing import Callable, Iterable
 
 import numpy as np
@@ -21,12 +23,27 @@ from ..codes import at_level
 from ..text import merge_spans
 from ..types import BadInput, Code, Note, Rationale, check_inside
 
-# %% ../../nbs/10_data.corpus.ipynb #72e0d737
+# %% ../../nbs/10_data.corpus.ipynb #f2a27a78
 SPLITS = ('train', 'validation', 'test')
 
 SCHEMA = pa.schema([('note_id', pa.string()), ('text', pa.large_string()),
     ('codes', pa.list_(pa.struct([('system', pa.string()), ('value', pa.string())]))), ('split', pa.string())])
 
+class _Notes(Sequence):
+    "The notes of a corpus, each made when it is asked for"
+    def __init__(self, corpus:'Corpus'): self.corpus = corpus
+    def __len__(self): return len(self.corpus.table)
+    def _made(self, table:pa.Table) -> Iterable[Note]:
+        for batch in table.select(['note_id', 'text']).to_batches(max_chunksize=1000):
+            for i,t in zip(*(c.to_pylist() for c in batch.columns)): yield Note(i, t, self.corpus.name, self.corpus.language, self.corpus.restricted)
+    def __iter__(self): return iter(self._made(self.corpus.table))
+    def __getitem__(self, at):
+        rows = range(len(self))[at]
+        if isinstance(at, slice): return list(self._made(self.corpus.table.slice(rows.start, len(rows)) if rows.step == 1 else self.corpus.table.take(list(rows))))
+        return next(self._made(self.corpus.table.slice(rows, 1)))
+    def __repr__(self): return f"{len(self)} notes of {self.corpus.name!r}"
+
+# %% ../../nbs/10_data.corpus.ipynb #20cb98e8
 class UnknownNote(BadInput): "No note of the corpus has this id"
 class UnknownSplit(BadInput): "The corpus has no such split"
 
@@ -42,16 +59,26 @@ class Corpus:
     def __repr__(self): return f"Corpus({self.name!r}, {self.splits}, {len(self.gold)} gold rationales{', restricted' if self.restricted else ''})"
     @property
     def splits(self): return {k:n for k in SPLITS if (n := pc.sum(pc.equal(self.table['split'], k)).as_py())}
+    @property
+    def notes(self): return _Notes(self)
     @cached_property
-    def notes(self): return [Note(i, t, self.name, self.language, self.restricted) for i,t in zip(*(self.table[c].to_pylist() for c in ('note_id', 'text')))]
+    def codes(self): return _codes(self.table)
     @cached_property
-    def codes(self): return {i:tuple(Code(**c) for c in cs) for i,cs in zip(*(self.table[c].to_pylist() for c in ('note_id', 'codes')))}
-    @cached_property
-    def _by_id(self): return {n.id:n for n in self.notes}
+    def _row(self): return {i:n for n,i in enumerate(self.table['note_id'].to_pylist())}
     def note(self, id):
-        if id not in self._by_id: raise UnknownNote(f"{self.name}: no note has the id {id!r}")
-        return self._by_id[id]
+        if id not in self._row: raise UnknownNote(f"{self.name}: no note has the id {id!r}")
+        return self.notes[self._row[id]]
     def split(self, name): return only(self, name)
+
+def _codes(table:pa.Table) -> dict[str, tuple[Code, ...]]:
+    "The codes of every note, by its id"
+    made,found = {},{}
+    for batch in table.select(['note_id', 'codes']).to_batches():
+        ids,lists = batch.columns
+        pairs = zip(*(c.to_pylist() for c in lists.flatten().flatten()))
+        codes = iter([made.get(p) or made.setdefault(p, Code(*p)) for p in pairs])
+        for i,n in zip(ids.to_pylist(), pc.list_value_length(lists).to_pylist()): found[i] = tuple(islice(codes, n))
+    return found
 
 # %% ../../nbs/10_data.corpus.ipynb #f4ce08ea
 class EmptyCorpus(BadInput): "There is not a single note"
@@ -73,10 +100,11 @@ def build(
     for r in corpus.gold: check_inside(r, corpus.note(r.note_id))
     return corpus
 
-# %% ../../nbs/10_data.corpus.ipynb #287f423a
+# %% ../../nbs/10_data.corpus.ipynb #54ad4ee2
 def _take(corpus:Corpus, rows:Bool[np.ndarray, "notes"]) -> Corpus:
     "The notes marked True, with their rationales"
-    table = corpus.table.filter(pa.array(rows))
+    first,last = np.flatnonzero(np.diff(np.concatenate([[0], rows, [0]]))).reshape(-1, 2).T
+    table = corpus.table.slice(first[0], last[0]-first[0]) if len(first) == 1 else corpus.table.filter(pa.array(rows))
     ids = set(table['note_id'].to_pylist())
     return replace(corpus, table=table, gold=tuple(r for r in corpus.gold if r.note_id in ids))
 
@@ -139,7 +167,15 @@ def vocabulary(
     if not codes: raise EmptyCorpus(f"{corpus.name}: none of {len(n_notes)} codes is in at least {min_notes} notes; lower the minimum or take three-character codes")
     return codes
 
-# %% ../../nbs/10_data.corpus.ipynb #930cc242
+# %% ../../nbs/10_data.corpus.ipynb #d577aea1
+def codes_among(
+    corpus:Corpus,              # any corpus
+    codes:Iterable[Code],       # a label space
+) -> dict[str, list[Code]]:     # by note id; may be empty lists
+    "The codes of each note that are in the label space"
+    known = set(codes)
+    return {i:[c for c in cs if c in known] for i,cs in corpus.codes.items()}
+
 def code_matrix(
     corpus:Corpus,                       # any corpus
     codes:list[Code],                    # the columns
