@@ -253,3 +253,15 @@ def test_codes_survive_notes_without_any_and_slices():
     part = replace(c, table=c.table.slice(2, 2))
     assert {i: len(cs) for i, cs in part.codes.items()} == {"2": 0, "3": 2}
     assert codes_among(part, [icd("I10")]) == {"2": [], "3": [icd("I10")]}
+
+
+def test_a_code_of_an_earlier_year_travels_and_has_a_category(tmp_path):
+    old, cpt = Code("icd10cm", "T81.4XXA"), Code("cpt", "99213")
+    c = build("toy", [dict(note_id="a", text=TEXT, codes=[old, cpt, icd("I10")], split="test")], [Rationale("a", old, (Span(0, 4),), "human")])
+    for arrow in (False, True):
+        save_corpus(c, tmp_path / "toy", arrow)
+        assert same(load_corpus(tmp_path / "toy"), c)
+    assert to_level(c, 3).gold[0].code == icd("T81")
+    (tmp_path / "pred.jsonl").write_text('{"note_id": "a", "code": "T81.4XXA", "spans": [[0, 4]]}\n')
+    with pytest.raises(BadLine, match="T81.4XXA"):
+        read_rationales(tmp_path / "pred.jsonl")

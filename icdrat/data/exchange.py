@@ -7,7 +7,7 @@ __all__ = ['NOTES', 'whole_file', 'ForeignFolder', 'whole_folder', 'MissingFile'
            'read_notes', 'write_notes', 'read_rationales', 'write_rationales', 'read_explanations',
            'write_explanations', 'arrow_file', 'read_arrow', 'save_corpus', 'load_corpus']
 
-# %% ../../nbs/11_data.exchange.ipynb #e82ac9fd
+# %% ../../nbs/11_data.exchange.ipynb #b25aa463
 import gzip
 import json
 import os
@@ -21,7 +21,7 @@ from typing import Collection, Iterable, Iterator
 import numpy as np
 import pyarrow as pa
 
-from ..codes import icd
+from ..codes import icd, listed
 from .corpus import SCHEMA, Corpus, build
 from ..text import merge_spans
 from ..types import BadInput, Code, Explanation, Note, Rationale, Span, check_inside
@@ -92,7 +92,7 @@ def _parse(line:str, where:str, fields:Iterable[str]) -> dict:
     if missing := [f for f in fields if f not in row]: raise BadLine(f"{where}: no field {missing[0]!r}; every line needs {', '.join(fields)}")
     return row
 
-# %% ../../nbs/11_data.exchange.ipynb #1d0537f8
+# %% ../../nbs/11_data.exchange.ipynb #fdcb0bd8
 @contextmanager
 def _at(where:str) -> Iterator[None]:
     "Say where a mistake was found"
@@ -102,7 +102,8 @@ def _at(where:str) -> Iterator[None]:
     except (TypeError, ValueError, AttributeError): raise BadLine(f"{where}: a field has the wrong type; spans are [[start, end], …] in whole numbers, codes are strings") from None
 
 def _code(value:str, row:dict) -> Code:
-    "A code of the row's system, ICD-10-CM unless it says otherwise"
+    "A code of the row's system, ICD-10-CM unless it says otherwise; looked up unless it says that it is not listed"
+    if row.get('unlisted') is True: return Code(row.get('system', 'icd10cm'), value)
     return icd(value, row.get('system', 'icd10cm'))
 
 def _spans(pairs:list) -> list[Span]:
@@ -111,7 +112,7 @@ def _spans(pairs:list) -> list[Span]:
     spans = sorted(Span(*pair) for pair in pairs)
     return merge_spans(spans) if any(b.start < a.end for a,b in zip(spans, spans[1:])) else spans
 
-# %% ../../nbs/11_data.exchange.ipynb #e941b911
+# %% ../../nbs/11_data.exchange.ipynb #bbd07b6a
 def read_notes(
     path:str|Path,          # JSON lines of notes
     name:str|None = None,   # of the corpus, where the lines do not say; the file's stem when None
@@ -141,10 +142,10 @@ def write_notes(
     "The notes of a corpus as JSON lines"
     extra = dict(corpus=corpus.name) | {k:v for k,v in dict(language=corpus.language, restricted=corpus.restricted).items() if v not in ('en', False)}
     split = corpus.table['split'].to_pylist()
-    _write(path, (dict(note_id=n.id, text=n.text, codes=[c.value if c.system == 'icd10cm' else dict(system=c.system, value=c.value) for c in corpus.codes[n.id]], split=s, **extra)
+    _write(path, (dict(note_id=n.id, text=n.text, codes=[dict(_system(c), value=c.value) if _system(c) else c.value for c in corpus.codes[n.id]], split=s, **extra)
                   for n,s in zip(corpus.notes, split)), corpus.restricted)
 
-# %% ../../nbs/11_data.exchange.ipynb #f285b26d
+# %% ../../nbs/11_data.exchange.ipynb #cf300c8a
 def read_rationales(
     path:str|Path,             # JSON lines of rationales
     notes:Iterable[Note]|None = None, # what they point into; None: unchecked
@@ -176,7 +177,9 @@ def write_rationales(
     "Rationales as JSON lines"
     _write(path, (dict(note_id=r.note_id, code=r.code.value, spans=[[s.start, s.end] for s in r.spans], source=r.source, level=r.level, **_system(r.code)) for r in rationales))
 
-def _system(code:Code) -> dict: return {} if code.system == 'icd10cm' else dict(system=code.system)
+def _system(code:Code) -> dict:
+    "What must be said of a code beside its value"
+    return dict(system=code.system) if code.system != 'icd10cm' else {} if listed(code) else dict(unlisted=True)
 
 # %% ../../nbs/11_data.exchange.ipynb #771a292d
 def read_explanations(
