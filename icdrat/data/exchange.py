@@ -92,7 +92,7 @@ def _parse(line:str, where:str, fields:Iterable[str]) -> dict:
     if missing := [f for f in fields if f not in row]: raise BadLine(f"{where}: no field {missing[0]!r}; every line needs {', '.join(fields)}")
     return row
 
-# %% ../../nbs/11_data.exchange.ipynb #fdcb0bd8
+# %% ../../nbs/11_data.exchange.ipynb #8ffd9a28
 @contextmanager
 def _at(where:str) -> Iterator[None]:
     "Say where a mistake was found"
@@ -105,6 +105,10 @@ def _code(value:str, row:dict) -> Code:
     "A code of the row's system, ICD-10-CM unless it says otherwise; looked up unless it says that it is not listed"
     if row.get('unlisted') is True: return Code(row.get('system', 'icd10cm'), value)
     return icd(value, row.get('system', 'icd10cm'))
+
+def _system(code:Code) -> dict:
+    "What must be said of a code beside its value"
+    return dict(system=code.system) if code.system != 'icd10cm' else {} if listed(code) else dict(unlisted=True)
 
 def _spans(pairs:list) -> list[Span]:
     "Spans from pairs of whole numbers; sorted, and merged where they overlap"
@@ -145,7 +149,7 @@ def write_notes(
     _write(path, (dict(note_id=n.id, text=n.text, codes=[dict(_system(c), value=c.value) if _system(c) else c.value for c in corpus.codes[n.id]], split=s, **extra)
                   for n,s in zip(corpus.notes, split)), corpus.restricted)
 
-# %% ../../nbs/11_data.exchange.ipynb #cf300c8a
+# %% ../../nbs/11_data.exchange.ipynb #24be5bdf
 def read_rationales(
     path:str|Path,             # JSON lines of rationales
     notes:Iterable[Note]|None = None, # what they point into; None: unchecked
@@ -176,10 +180,6 @@ def write_rationales(
 ) -> None:
     "Rationales as JSON lines"
     _write(path, (dict(note_id=r.note_id, code=r.code.value, spans=[[s.start, s.end] for s in r.spans], source=r.source, level=r.level, **_system(r.code)) for r in rationales))
-
-def _system(code:Code) -> dict:
-    "What must be said of a code beside its value"
-    return dict(system=code.system) if code.system != 'icd10cm' else {} if listed(code) else dict(unlisted=True)
 
 # %% ../../nbs/11_data.exchange.ipynb #771a292d
 def read_explanations(
