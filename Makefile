@@ -12,6 +12,7 @@ PROFILES := smoke codiesp
 # codiesp: real notes in Spanish; ICDRAT_DATA names the folder that holds codiesp/
 codiesp.e1_coder   := -p corpus=codiesp
 codiesp.e3_student := -p teacher=mention_training -p weight=0.1
+codiesp.e6_corpora := -p corpora="synth vignettes codiesp codiesp_en mdace_inpatient mdace_profee"
 # where a language model is given, it is the teacher
 ifdef ICDRAT_LLM_URL
 $(PROFILE).e3_student += -p teacher=llm
@@ -25,23 +26,26 @@ endif
 export OMP_NUM_THREADS ?= 1
 
 # ---- what depends on what ----
-data       := icdrat/types.py icdrat/codes.py icdrat/text.py $(wildcard icdrat/data/*.py)
+data       := icdrat/types.py icdrat/codes.py icdrat/text.py icdrat/bootstrap.py $(wildcard icdrat/data/*.py)
 coder      := $(data) $(wildcard icdrat/coder/*.py)
 rationale  := $(coder) $(wildcard icdrat/rationale/*.py)
 evaluation := $(rationale) $(wildcard icdrat/evaluation/*.py)
 learning   := $(evaluation) $(wildcard icdrat/learning/*.py)
 report     := icdrat/report.py
 
-EXPERIMENTS := e1_coder e2_rationales e3_student e4_plausibility e5_faithfulness
-PAPER       := tab1_methods tab2_codes fig1_curves page1_notes
+EXPERIMENTS := e1_coder e2_rationales e3_student e4_plausibility e5_faithfulness e6_corpora
+PAPER       := tab1_methods tab2_codes tab3_corpora tab4_agreement fig1_curves page1_notes
 
 $(RUNS)/e1_coder.ipynb:        $(coder)
 $(RUNS)/e2_rationales.ipynb:   $(rationale)  $(RUNS)/e1_coder.ipynb
 $(RUNS)/e3_student.ipynb:      $(learning)   $(RUNS)/e2_rationales.ipynb
 $(RUNS)/e4_plausibility.ipynb: $(evaluation) $(RUNS)/e3_student.ipynb
 $(RUNS)/e5_faithfulness.ipynb: $(evaluation) $(RUNS)/e3_student.ipynb
+$(RUNS)/e6_corpora.ipynb:      $(data) $(report) $(wildcard icdrat/vignettes/*)
 $(RUNS)/tab1_methods.ipynb:    $(evaluation) $(report) $(RUNS)/e4_plausibility.ipynb $(RUNS)/e5_faithfulness.ipynb
 $(RUNS)/tab2_codes.ipynb:      $(evaluation) $(report) $(RUNS)/e3_student.ipynb
+$(RUNS)/tab3_corpora.ipynb:    $(report) $(RUNS)/e6_corpora.ipynb
+$(RUNS)/tab4_agreement.ipynb:  $(report) $(RUNS)/e6_corpora.ipynb
 $(RUNS)/fig1_curves.ipynb:     $(evaluation) $(report) $(RUNS)/e5_faithfulness.ipynb
 $(RUNS)/page1_notes.ipynb:     $(report) icdrat/view.py $(RUNS)/e3_student.ipynb
 

@@ -79,7 +79,7 @@ def looked_up(
     rows = windows*width + torch.arange(width)
     return F.embedding_bag(rows.reshape(-1, width), table, mode='sum').view(*ids.shape, -1).tanh_()
 
-# %% ../../nbs/21_coder.convolutional.ipynb #5a2a9fb1
+# %% ../../nbs/21_coder.convolutional.ipynb #857b3145
 class UnequalLists(BadInput): "One list of erased spans is needed for each text"
 
 class CAML:
@@ -112,7 +112,7 @@ class CAML:
         for batch,logits,_ in self._answers(rows): p[batch] = logits.sigmoid()
         return p
     def attention(self, texts:list[str]): return attention(self, texts)
-    def save(self, folder:str|Path): save_caml(self, folder)
+    def save(self, folder:str|Path, private:bool=False): save_caml(self, folder, private)
 
 # %% ../../nbs/21_coder.convolutional.ipynb #aad0799f
 def attention(
@@ -126,12 +126,16 @@ def attention(
         for i,row in zip(batch, scores.softmax(-1).numpy()): found[i] = read[i][1], row[:, :len(read[i][1])].copy()
     return found
 
-# %% ../../nbs/21_coder.convolutional.ipynb #fdafd810
-def save_caml(coder:CAML, folder:str|Path):
+# %% ../../nbs/21_coder.convolutional.ipynb #e01fbe77
+def save_caml(
+    coder:CAML,           # trained or not
+    folder:str|Path,      # where to; replaced when it holds a coder
+    private:bool = False, # True: for its owner only; a coder that has read restricted notes knows their words
+) -> None:
     "Write a coder to a folder, whole or not at all"
     net = coder.network
     sizes = dict(embedding=net.embedding.shape[1], filters=len(net.kernel), width=net.width, dtype=str(net.bias.dtype).removeprefix('torch.'))
-    with whole_folder(folder, 'config.json') as part:
+    with whole_folder(folder, 'config.json', private) as part:
         write_config(part, Config('caml', sizes, coder.codes, coder.threshold))
         write_vocabulary(part, coder.vocabulary)
         write_weights(part, net)

@@ -42,14 +42,14 @@ def whole_file(
         os.replace(part, path)
     finally: part.unlink(missing_ok=True)
 
-# %% ../../nbs/11_data.exchange.ipynb #dcb08fa5
+# %% ../../nbs/11_data.exchange.ipynb #bf6905f5
 class ForeignFolder(BadInput): "The folder to be replaced was not written by icdrat"
 
 @contextmanager
 def whole_folder(
     path:str|Path,         # where the folder should be in the end
     holds:str,             # the files of which an existing folder must have one to be replaced, parted by blanks
-    private:bool = False,  # True: for its owner only (0700)
+    private:bool = False,  # True: for its owner only (0700), and git is told to leave it alone
 ) -> Iterator[Path]:       # where to write it
     "Write a folder completely or not at all"
     path = Path(path).absolute()
@@ -58,6 +58,7 @@ def whole_folder(
     part,old = (path.with_name(f'.{end}{os.getpid()}-{path.name}') for end in ('part', 'old'))
     try:
         part.mkdir(parents=True, mode=0o700 if private else 0o777)
+        if private: (part/'.gitignore').write_text('*\n')
         yield part
         if path.exists(): os.replace(path, old)
         os.replace(part, path)
