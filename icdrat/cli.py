@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['app', 'data', 'Out', 'Level', 'Seed', 'Folder', 'rationales', 'Split', 'Lines', 'CoderAt', 'evaluate', 'Notes',
-           'Pred', 'Json', 'Draws', 'main', 'data_synth', 'data_codiesp', 'train_coder', 'Lexicon',
-           'rationales_mention', 'rationales_attention', 'rationales_prompt', 'evaluate_plausibility',
-           'evaluate_faithfulness', 'BadSource', 'view_page', 'BadParameter', 'reproduce']
+           'Pred', 'Json', 'Draws', 'annotate', 'ToolOption', 'main', 'data_synth', 'data_codiesp', 'data_vignettes',
+           'data_mimic', 'data_mdace', 'data_card', 'train_coder', 'Lexicon', 'rationales_mention',
+           'rationales_attention', 'rationales_prompt', 'evaluate_plausibility', 'evaluate_faithfulness', 'Tool',
+           'annotate_export', 'annotate_import', 'annotate_disputes', 'annotate_settle', 'BadSource', 'agreement_table',
+           'view_page', 'BadParameter', 'reproduce']
 
 # %% ../nbs/80_cli.ipynb #40907563
 import json
@@ -71,21 +73,74 @@ def data_synth(
     from icdrat.data.synth import synthesise
     _keep(synthesise(notes, seed=seed), out, level)
 
-# %% ../nbs/80_cli.ipynb #4dfed48c
+# %% ../nbs/80_cli.ipynb #3e5a60e2
 @data.command('codiesp', epilog=_example("icdrat data codiesp --folder ~/codiesp --out corpus"))
 def data_codiesp(
     out:Out,
     folder:Annotated[Optional[Path], typer.Option(help="The unpacked archive; by default $ICDRAT_DATA/codiesp.")] = None,
     language:Annotated[str, typer.Option(help="es: the original with human evidence; en: the machine translation.")] = 'es',
-    codes:Annotated[str, typer.Option(help="diagnoses or procedures.")] = 'diagnoses',
+    codes:Annotated[str, typer.Option(help="diagnoses, procedures or all.")] = 'diagnoses',
     report_on:Annotated[str, typer.Option(help="The official split that becomes test: dev or test.")] = 'dev',
+    by_article:Annotated[bool, typer.Option('--by-article', help="Leave out notes whose article is also in a later split.")] = False,
     level:Level = 3,
 ):
     "CodiEsp v4: Spanish clinical cases with human evidence."
     from icdrat.data.codiesp import codiesp
-    _keep(codiesp(folder, language, codes, report_on), out, level if codes == 'diagnoses' else 0)
+    _keep(codiesp(folder, language, codes, report_on, by_article=by_article), out, level if codes == 'diagnoses' else 0)
 
-# %% ../nbs/80_cli.ipynb #0f181d1e
+# %% ../nbs/80_cli.ipynb #01f5065b
+@data.command('vignettes', epilog=_example("icdrat data vignettes --out vignettes"))
+def data_vignettes(out:Out, level:Level = 0):
+    "52 original English discharge summaries with evidence at three levels (CC BY 4.0)."
+    from icdrat.data.vignettes import vignettes
+    _keep(vignettes(), out, level)
+
+# %% ../nbs/80_cli.ipynb #8666861a
+@data.command('mimic', epilog=_example("icdrat data mimic --folder ~/mimiciv --notes ~/mimic-iv-note --out mimic"))
+def data_mimic(
+    out:Out,
+    folder:Annotated[Path, typer.Option(help="Your MIMIC-IV 2.2 or 3.1, with hosp/ in it.")],
+    notes:Annotated[Optional[Path], typer.Option(help="Your MIMIC-IV-Note, with note/ in it; by default the same folder.")] = None,
+    system:Annotated[Optional[list[str]], typer.Option(help="icd10cm, icd10pcs, icd9cm or icd9pcs; give it several times. By default icd10cm.")] = None,
+    min_notes:Annotated[int, typer.Option(help="A code needs this many notes.")] = 10,
+    all_notes:Annotated[bool, typer.Option('--all-notes', help="Addenda and earlier summaries of an admission too.")] = False,
+    seed:Seed = 0,
+):
+    "MIMIC-IV discharge summaries and their codes (restricted)."
+    from icdrat.data.mimic import mimiciv
+    counts = mimiciv(folder, out, notes, tuple(system or ['icd10cm']), min_notes, all_notes, seed=seed)
+    print(counts.to_string(index=False))
+    print(f"{out}: restricted; for you only")
+
+@data.command('mdace', epilog=_example("icdrat data mdace --notes ~/mimiciii/NOTEEVENTS.csv.gz --out mdace"))
+def data_mdace(
+    out:Out,
+    notes:Annotated[Path, typer.Option(help="NOTEEVENTS.csv or .csv.gz of your MIMIC-III 1.4.")],
+    folder:Annotated[Optional[Path], typer.Option(help="The MDACE repository; by default $ICDRAT_DATA/mdace.")] = None,
+    setting:Annotated[str, typer.Option(help="Inpatient or Profee.")] = 'Inpatient',
+    system:Annotated[str, typer.Option(help="ICD-10 or ICD-9.")] = 'ICD-10',
+    level:Level = 0,
+):
+    "MDACE: human evidence on MIMIC-III notes (restricted)."
+    from icdrat.data.mdace import mdace
+    _keep(mdace(notes, folder, setting, system), out, level)
+
+# %% ../nbs/80_cli.ipynb #8fc05f58
+@data.command('card', epilog=_example('icdrat data card --corpus vignettes --licence "CC BY 4.0" --provenance "The icdrat authors, 2026" --out card.md'))
+def data_card(
+    corpus:Annotated[Path, typer.Option(help="The folder of a corpus.")],
+    out:Annotated[Path, typer.Option(help="The card (Markdown).")],
+    licence:Annotated[str, typer.Option(help="Under what terms the corpus may be used.")] = 'Not stated.',
+    provenance:Annotated[str, typer.Option(help="Who made it, from what and how.")] = 'Not stated.',
+):
+    "A data card: notes, codes, spans per level, density, position, without a word of a note."
+    from icdrat.data.card import markdown
+    from icdrat.data.exchange import load_corpus, whole_file
+    words = markdown(load_corpus(corpus), licence, provenance)
+    with whole_file(out) as part: part.write_text(words, encoding='utf-8')
+    print(f"{out}: written")
+
+# %% ../nbs/80_cli.ipynb #34ae037a
 Folder = Annotated[Path, typer.Option(help="A folder with notes.jsonl and gold.jsonl.")]
 
 @app.command('train', epilog=_example("icdrat train --corpus corpus --out coder"))
@@ -110,7 +165,7 @@ def train_coder(
         print(f"{notes.splits['validation']} training notes set apart for validation")
     lessons = read_rationales(guide, notes.notes) if guide else []
     coder,log = train_student(notes, codes, lessons, guide_weight, Recipe(seed=seed, **(dict(epochs=epochs) if epochs else {})))
-    coder.save(out)
+    coder.save(out, notes.restricted)
     print(f"{out}: CAML, {len(codes)} codes, validation micro F1 {log['micro_f1'].max():.3f}, threshold {coder.threshold:.3f}")
 
 # %% ../nbs/80_cli.ipynb #7122ab96
@@ -183,13 +238,18 @@ def rationales_prompt(
     _written(found, out)
     print(grounding)
 
-# %% ../nbs/80_cli.ipynb #f7b7b20a
+# %% ../nbs/80_cli.ipynb #bb459e12
 evaluate = _group('evaluate', "Score rationales: by experts (plausibility) or by the coder (faithfulness).", "icdrat evaluate plausibility --notes corpus/notes.jsonl --gold corpus/gold.jsonl --pred mentions.jsonl --split test --out scores.json")
 
-Notes = Annotated[Path, typer.Option(help="Notes (JSON lines).")]
+Notes = Annotated[Path, typer.Option(help="Notes: JSON lines, or the folder of a corpus.")]
 Pred  = Annotated[Path, typer.Option(help="The rationales to score (JSON lines).")]
 Json  = Annotated[Path, typer.Option(help="Where to write the scores (JSON).")]
 Draws = Annotated[int, typer.Option(help="Bootstrap resamples of the notes.")]
+
+def _read(notes:Path):
+    "A corpus from its folder or from a file of notes"
+    from icdrat.data.exchange import load_corpus, read_notes
+    return load_corpus(notes) if notes.is_dir() else read_notes(notes)
 
 def _report(scores, out:Path, title:str, draws:int, **facts) -> None:
     "Scores as one JSON file and as a table on the terminal"
@@ -202,7 +262,7 @@ def _report(scores, out:Path, title:str, draws:int, **facts) -> None:
     Console().print(table)
     print(f"{out}: {len(rows)} scores")
 
-# %% ../nbs/80_cli.ipynb #bc1d98ed
+# %% ../nbs/80_cli.ipynb #f2a1ebb0
 @evaluate.command('plausibility', epilog=_example("icdrat evaluate plausibility --notes corpus/notes.jsonl --gold corpus/gold.jsonl --pred mentions.jsonl --out scores.json"))
 def evaluate_plausibility(
     notes:Notes,
@@ -213,10 +273,10 @@ def evaluate_plausibility(
     draws:Draws = 2000,
 ):
     "Agreement with expert rationales: characters, tokens, ERASER's IOU."
-    from icdrat.data.exchange import read_notes, read_rationales
+    from icdrat.data.exchange import read_rationales
     from icdrat.evaluation.aggregate import summarise_counts
     from icdrat.evaluation.plausibility import plausibility
-    corpus = read_notes(notes)
+    corpus = _read(notes)
     scored = corpus.split(split) if split else corpus
     experts,found = ([r for r in read_rationales(f, corpus.notes) if r.note_id in scored.codes] for f in (gold, pred))
     counts = plausibility(scored.notes, experts, found)
@@ -226,7 +286,7 @@ def evaluate_plausibility(
             n_pred=len(found), n_pred_without_evidence=sum(not len(r) for r in found))
     if unanswered: print(f"{unanswered} pairs that experts marked have no line in {pred} and count as missed; if it is about one split only, name it: --split test")
 
-# %% ../nbs/80_cli.ipynb #07b67376
+# %% ../nbs/80_cli.ipynb #7a21cf4b
 @evaluate.command('faithfulness', epilog=_example("icdrat evaluate faithfulness --coder coder --notes corpus/notes.jsonl --pred attention.jsonl --out scores.json"))
 def evaluate_faithfulness(
     coder:CoderAt,
@@ -239,19 +299,105 @@ def evaluate_faithfulness(
 ):
     "Comprehensiveness and sufficiency under a coder, with random controls."
     from icdrat.coder.base import load_coder
-    from icdrat.data.exchange import read_notes, read_rationales
+    from icdrat.data.exchange import read_rationales
     from icdrat.evaluation.aggregate import summarise_means
     from icdrat.evaluation.faithfulness import faithfulness, known
-    corpus,model = read_notes(notes),load_coder(coder)
+    corpus,model = _read(notes),load_coder(coder)
     found = read_rationales(pred, corpus.notes)
     scored,left_out = known(found, model)
     table = faithfulness(model, corpus.notes, scored, n_random=random, operator=operator)
     _report(summarise_means(table, n_draws=draws), out, f"Faithfulness to {coder}", draws, family='faithfulness', operator=operator, coder=str(coder), notes=str(notes), pred=str(pred),
             n_notes=len(corpus), n_pred=len(found), n_pred_without_evidence=sum(not len(r) for r in found), n_pred_unknown_to_coder=sum(left_out.values()), n_random=random)
 
-# %% ../nbs/80_cli.ipynb #2d9d1bf2
+# %% ../nbs/80_cli.ipynb #89edc102
+annotate = _group('annotate', "To Label Studio or brat and back; two annotators into one.", "icdrat annotate export --corpus vignettes --out project")
+
+class Tool(str, Enum): "A program in which people annotate"; labelstudio = 'labelstudio'; brat = 'brat'
+ToolOption = Annotated[Tool, typer.Option('--for', help="The program.")]
+
+@annotate.command('export', epilog=_example("icdrat annotate export --corpus vignettes --for labelstudio --out project"))
+def annotate_export(
+    corpus:Folder,
+    out:Out,
+    tool:ToolOption = Tool.labelstudio,
+    rationales:Annotated[Optional[Path], typer.Option(help="Rationales to start from (JSON lines).")] = None,
+):
+    "Notes with their codes as labels, three levels each."
+    from icdrat.data.annotation import write_brat, write_label_studio
+    from icdrat.data.exchange import load_corpus, read_rationales
+    notes = load_corpus(corpus)
+    (write_brat if tool is Tool.brat else write_label_studio)(out, notes, read_rationales(rationales, notes.notes) if rationales else [])
+    print(f"{out}: {len(notes)} notes for {tool.value}{'; restricted: the annotation server must run on this machine' if notes.restricted else ''}")
+
+@annotate.command('import', epilog=_example("icdrat annotate import --corpus vignettes --for labelstudio --file export.json --annotator ana --out ana.jsonl"))
+def annotate_import(
+    corpus:Folder,
+    file:Annotated[Path, typer.Option(help="The JSON export of Label Studio, or the folder of brat.")],
+    annotator:Annotated[str, typer.Option(help="The source that the rationales get.")],
+    out:Lines,
+    tool:ToolOption = Tool.labelstudio,
+):
+    "What one annotator marked."
+    from icdrat.data.annotation import read_brat, read_label_studio
+    from icdrat.data.exchange import load_corpus
+    _written((read_brat if tool is Tool.brat else read_label_studio)(file, load_corpus(corpus), annotator), out)
+
+# %% ../nbs/80_cli.ipynb #08f11a96
+@annotate.command('disputes', epilog=_example("icdrat annotate disputes --corpus vignettes --first ana.jsonl --second ben.jsonl --settled settled.jsonl --out project"))
+def annotate_disputes(
+    corpus:Folder,
+    first:Annotated[Path, typer.Option(help="Rationales of one annotator (JSON lines).")],
+    second:Annotated[Path, typer.Option(help="Rationales of another.")],
+    settled:Annotated[Path, typer.Option(help="Where to write what needs no third person (JSON lines).")],
+    out:Out,
+):
+    "What two annotators agree about, and a Label Studio project for the rest."
+    from icdrat.data.annotation import write_adjudication
+    from icdrat.data.exchange import load_corpus, read_rationales
+    notes = load_corpus(corpus)
+    _written(write_adjudication(out, notes, *(read_rationales(f, notes.notes) for f in (first, second))), settled)
+    print(f"{out}: the notes with a dispute, for Label Studio")
+
+@annotate.command('settle', epilog=_example("icdrat annotate settle --corpus vignettes --settled settled.jsonl --file export.json --out gold.jsonl"))
+def annotate_settle(
+    corpus:Folder,
+    settled:Annotated[Path, typer.Option(help="What `icdrat annotate disputes` had settled (JSON lines).")],
+    file:Annotated[Path, typer.Option(help="The JSON export of the adjudicator's project.")],
+    out:Lines,
+):
+    "Gold rationales: what was settled, and what the adjudicator decided."
+    from icdrat.data.annotation import read_adjudication
+    from icdrat.data.exchange import load_corpus, read_rationales
+    notes = load_corpus(corpus)
+    _written(read_rationales(settled, notes.notes) + read_adjudication(file, notes), out)
+
+# %% ../nbs/80_cli.ipynb #032097b8
 class BadSource(BadInput): "A source is NAME=FILE"
 
+def _sources(given:list[str]) -> list[list[str]]:
+    "Name and file of each source"
+    if wrong := [s for s in given if '=' not in s]: raise BadSource(f"--source {wrong[0]}: write NAME=FILE, e.g. human=gold.jsonl")
+    return [s.split('=', 1) for s in given]
+
+@app.command('agreement', epilog=_example("icdrat agreement --corpus vignettes --source first=first.jsonl --source second=second.jsonl"))
+def agreement_table(
+    corpus:Folder,
+    source:Annotated[list[str], typer.Option(help="NAME=FILE: a file of rationales and the name of its annotator; give it several times.")],
+    draws:Draws = 2000,
+):
+    "How far annotators agree, level by level, with 95 % intervals."
+    from dataclasses import replace
+    from icdrat.data.agreement import agreement
+    from icdrat.data.exchange import load_corpus, read_rationales
+    notes = load_corpus(corpus)
+    marks = [replace(r, source=name) for name,file in _sources(source) for r in read_rationales(file, notes.notes)]
+    table = agreement(notes, marks, n_draws=draws)
+    shown = Table(title=f"Agreement on {table.n_notes.max()} notes", title_justify='left')
+    for name in ('level', 'metric', 'value', '95 % interval'): shown.add_column(name, justify='left' if name in ('level', 'metric') else 'right')
+    for r in table.itertuples(): shown.add_row(r.level, r.metric, f"{r.value:.3f}", f"{r.low:.3f} to {r.high:.3f}")
+    Console(soft_wrap=True).print(shown)
+
+# %% ../nbs/80_cli.ipynb #81921aa3
 @app.command('view', epilog=_example("icdrat view --notes corpus/notes.jsonl --source human=corpus/gold.jsonl --source mention=mentions.jsonl --out page.html"))
 def view_page(
     notes:Notes,
@@ -260,11 +406,10 @@ def view_page(
     first:Annotated[int, typer.Option(help="Show this many notes of those that have rationales in any source.")] = 50,
 ):
     "Notes with the evidence of several sources side by side."
-    from icdrat.data.exchange import read_notes, read_rationales
+    from icdrat.data.exchange import read_rationales
     from icdrat.view import write_page
-    if wrong := [s for s in source if '=' not in s]: raise BadSource(f"--source {wrong[0]}: write NAME=FILE, e.g. human=gold.jsonl")
-    corpus = read_notes(notes)
-    columns = {name:read_rationales(file, corpus.notes, name) for name,file in (s.split('=', 1) for s in source)}
+    corpus = _read(notes)
+    columns = {name:read_rationales(file, corpus.notes, name) for name,file in _sources(source)}
     marked = {r.note_id for rs in columns.values() for r in rs}
     shown = [n for n in corpus.notes if n.id in marked][:first]
     ids = {n.id for n in shown}
