@@ -453,6 +453,17 @@ def test_the_rarest_code_is_dealt_first_to_whom_lacks_it_most():
     assert np.bincount(split[:4]).tolist() == [2, 1, 1] and np.bincount(split[4:]).tolist() == [4, 2, 2]
 
 
+def test_equal_lack_goes_to_the_split_with_most_room():
+    # two notes a code: one goes to train, and validation and test lack the other equally
+    split = M.stratify(range(80), [[i // 2] for i in range(80)], (0.4, 0.3, 0.3))
+    assert np.bincount(split).tolist() == [40, 20, 20]
+
+
+def test_a_code_that_a_note_names_twice_counts_once():
+    groups, codes = patients_and_codes(2)
+    assert (M.stratify(groups, codes) == M.stratify(groups, [[*cs, *cs[:2]] for cs in codes])).all()
+
+
 def test_a_code_of_one_patient_is_in_train_whatever_else_that_patient_has():
     for seed in range(20):
         groups, codes = patients_and_codes(seed, 30, 12)

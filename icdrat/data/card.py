@@ -45,7 +45,7 @@ def deciles(
     tenth = [10*s.start//length[r.note_id] for r in corpus.gold if r.level == level for s in r.spans]
     return np.bincount(np.array(tenth, int), minlength=10)
 
-# %% ../../nbs/19_data.card.ipynb #aceeebe4
+# %% ../../nbs/19_data.card.ipynb #6e49a3f7
 def _mean(values:Iterable[float]) -> float:
     "The mean of what is defined; NaN of nothing"
     values = np.array([v for v in values if not np.isnan(v)], float)
@@ -58,7 +58,7 @@ def _level_counts(notes:dict[str, Note], places:dict[str, np.ndarray], codes:dic
     n_codes,n_words = sum(map(len, codes.values())), sum(map(len, places.values()))
     pairs = {(r.note_id, r.code) for r in full}
     return {'rationales':len(gold), 'without spans':len(gold)-len(full), 'spans':len(lengths), 'codes that have some':len({r.code for r in full}),
-        'spans per rationale':_mean(len(r) for r in full), 'discontinuous share':_mean(float(len(r) > 1) for r in full), 'words per span':_mean(lengths),
+        'spans per rationale':_mean(len(r) for r in full), 'share with several spans':_mean(float(len(r) > 1) for r in full), 'words per span':_mean(lengths),
         'spans per 1,000 words':1000*len(lengths)/n_words if n_words else np.nan,
         'share of codes with evidence':sum((i, c) in pairs for i,cs in codes.items() for c in cs)/n_codes if n_codes else np.nan,
         'share of words in the description':_mean(named(notes[r.note_id], r) for r in full)}
