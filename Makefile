@@ -12,7 +12,7 @@ PROFILES := smoke codiesp
 # codiesp: real notes in Spanish; ICDRAT_DATA names the folder that holds codiesp/
 codiesp.e1_coder   := -p corpus=codiesp
 codiesp.e3_student := -p teacher=mention_training -p weight=0.1
-codiesp.e6_corpora := -p corpora="synth vignettes codiesp codiesp_en mdace_inpatient mdace_profee"
+codiesp.e6_corpora := -p corpora="synth vignettes codiesp"
 # where a language model is given, it is the teacher
 ifdef ICDRAT_LLM_URL
 $(PROFILE).e3_student += -p teacher=llm

@@ -73,7 +73,7 @@ def data_synth(
     from icdrat.data.synth import synthesise
     _keep(synthesise(notes, seed=seed), out, level)
 
-# %% ../nbs/80_cli.ipynb #3e5a60e2
+# %% ../nbs/80_cli.ipynb #2a22793e
 @data.command('codiesp', epilog=_example("icdrat data codiesp --folder ~/codiesp --out corpus"))
 def data_codiesp(
     out:Out,
@@ -82,11 +82,13 @@ def data_codiesp(
     codes:Annotated[str, typer.Option(help="diagnoses, procedures or all.")] = 'diagnoses',
     report_on:Annotated[str, typer.Option(help="The official split that becomes test: dev or test.")] = 'dev',
     by_article:Annotated[bool, typer.Option('--by-article', help="Leave out notes whose article is also in a later split.")] = False,
+    drop_negated:Annotated[bool, typer.Option('--drop-negated', help="Leave out evidence that its sentence denies.")] = False,
     level:Level = 3,
 ):
     "CodiEsp v4: Spanish clinical cases with human evidence."
-    from icdrat.data.codiesp import codiesp
-    _keep(codiesp(folder, language, codes, report_on, by_article=by_article), out, level if codes == 'diagnoses' else 0)
+    from icdrat.data.codiesp import codiesp, without_negated
+    corpus = codiesp(folder, language, codes, report_on, by_article=by_article)
+    _keep(without_negated(corpus) if drop_negated else corpus, out, level if codes == 'diagnoses' else 0)
 
 # %% ../nbs/80_cli.ipynb #01f5065b
 @data.command('vignettes', epilog=_example("icdrat data vignettes --out vignettes"))
