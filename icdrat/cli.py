@@ -6,9 +6,9 @@
 __all__ = ['app', 'data', 'Out', 'Level', 'Seed', 'Folder', 'rationales', 'Split', 'Lines', 'CoderAt', 'evaluate', 'Notes',
            'Pred', 'Json', 'Draws', 'annotate', 'ToolOption', 'main', 'data_synth', 'data_codiesp', 'data_vignettes',
            'data_mimic', 'data_mdace', 'data_card', 'train_coder', 'Lexicon', 'rationales_mention',
-           'rationales_attention', 'rationales_prompt', 'evaluate_plausibility', 'evaluate_faithfulness', 'Tool',
-           'annotate_export', 'annotate_import', 'annotate_disputes', 'annotate_settle', 'BadSource', 'agreement_table',
-           'view_page', 'BadParameter', 'reproduce']
+           'rationales_attention', 'rationales_prompt', 'GoldLevel', 'evaluate_plausibility', 'evaluate_faithfulness',
+           'Tool', 'annotate_export', 'annotate_import', 'annotate_disputes', 'annotate_settle', 'BadSource',
+           'agreement_table', 'view_page', 'BadParameter', 'reproduce']
 
 # %% ../nbs/80_cli.ipynb #40907563
 import json
@@ -264,7 +264,9 @@ def _report(scores, out:Path, title:str, draws:int, **facts) -> None:
     Console().print(table)
     print(f"{out}: {len(rows)} scores")
 
-# %% ../nbs/80_cli.ipynb #f2a1ebb0
+# %% ../nbs/80_cli.ipynb #ef3e37f2
+class GoldLevel(str, Enum): "At which level experts marked"; any = 'any'; mention = 'mention'; context = 'context'; sentence = 'sentence'
+
 @evaluate.command('plausibility', epilog=_example("icdrat evaluate plausibility --notes corpus/notes.jsonl --gold corpus/gold.jsonl --pred mentions.jsonl --out scores.json"))
 def evaluate_plausibility(
     notes:Notes,
@@ -272,6 +274,7 @@ def evaluate_plausibility(
     pred:Pred,
     out:Json,
     split:Annotated[Optional[str], typer.Option(help="Score the notes of this split only.")] = None,
+    level:Annotated[GoldLevel, typer.Option('--gold-level', help="Compare with what experts marked at this level; any: with all of it together.")] = GoldLevel.any,
     draws:Draws = 2000,
 ):
     "Agreement with expert rationales: characters, tokens, ERASER's IOU."
@@ -281,12 +284,16 @@ def evaluate_plausibility(
     corpus = _read(notes)
     scored = corpus.split(split) if split else corpus
     experts,found = ([r for r in read_rationales(f, corpus.notes) if r.note_id in scored.codes] for f in (gold, pred))
+    levels = sorted({r.level for r in experts})
+    experts = [r for r in experts if level.value in ('any', r.level)]
+    if not experts: raise BadInput(f"{gold}: no rationale at level {level.value!r} for these notes; there are {', '.join(levels) or 'none at any level'}")
     counts = plausibility(scored.notes, experts, found)
     unanswered = len({(r.note_id, r.code) for r in experts if len(r)} - {(r.note_id, r.code) for r in found})
     _report(summarise_counts(counts, n_draws=draws), out, "Plausibility over the pairs that experts marked", draws, family='plausibility', notes=str(notes), gold=str(gold), pred=str(pred),
-            split=split, n_notes=len(scored), n_gold=len(experts), n_gold_without_evidence=sum(not len(r) for r in experts), n_gold_unanswered=unanswered,
+            split=split, gold_level=level.value, n_notes=len(scored), n_gold=len(experts), n_gold_without_evidence=sum(not len(r) for r in experts), n_gold_unanswered=unanswered,
             n_pred=len(found), n_pred_without_evidence=sum(not len(r) for r in found))
     if unanswered: print(f"{unanswered} pairs that experts marked have no line in {pred} and count as missed; if it is about one split only, name it: --split test")
+    if level is GoldLevel.any and len(levels) > 1: print(f"experts marked at several levels ({', '.join(levels)}), scored here as one; choose one with --gold-level")
 
 # %% ../nbs/80_cli.ipynb #7a21cf4b
 @evaluate.command('faithfulness', epilog=_example("icdrat evaluate faithfulness --coder coder --notes corpus/notes.jsonl --pred attention.jsonl --out scores.json"))

@@ -196,3 +196,20 @@ def test_a_corpus_is_never_written_over_a_stranger_s_folder(tmp_path):
 def test_help_has_an_example_that_can_be_copied(words):
     done = icdrat(*words, "--help")
     assert done.returncode == 0 and "Example:\n    icdrat" in done.stdout.replace("ICDRAT_LLM_URL=http://127.0.0.1:8000/v1 ICDRAT_LLM_MODEL=qwen ", "")
+
+
+def test_a_method_is_compared_with_one_level_of_the_gold(tmp_path):
+    assert icdrat("data", "vignettes", "--out", "v", cwd=tmp_path).returncode == 0
+    assert icdrat("rationales", "mention", "--corpus", "v", "--out", "m.jsonl", cwd=tmp_path).returncode == 0
+    words = ["evaluate", "plausibility", "--notes", "v", "--gold", "v/gold.jsonl", "--pred", "m.jsonl", "--split", "test", "--draws", 20, "--out", "s.json"]
+    recall = {}
+    for level in ("mention", "sentence", "any"):
+        done = icdrat(*words, "--gold-level", level, cwd=tmp_path)
+        assert done.returncode == 0 and ("--gold-level" in done.stdout) == (level == "any")
+        found = json.loads((tmp_path / "s.json").read_text())
+        recall[level] = {s["metric"]: s["value"] for s in found["scores"]}["character/recall"]
+        assert found["gold_level"] == level
+    assert recall["mention"] > 3 * recall["sentence"] and recall["any"] == pytest.approx(recall["sentence"], rel=0.01)
+    (tmp_path / "one.jsonl").write_text("".join(line for line in (tmp_path / "v/gold.jsonl").open() if '"mention"' in line))
+    done = icdrat(*[w if w != "v/gold.jsonl" else "one.jsonl" for w in words], "--gold-level", "context", cwd=tmp_path)
+    ends_in_one_line(done, "there are mention")
