@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'TEXTS', 'REPORT_ON', 'QUALITIES', 'SILVER', 'BEFORE', 'AFTE
            'evidence', 'ShiftedOffsets', 'References', 'references', 'article', 'codiesp', 'silver', 'denied_before',
            'denied_after', 'NotSpanish', 'negated', 'all_negated', 'without_negated', 'check_references']
 
-# %% ../../nbs/13_data.codiesp.ipynb #4658d3e8
+# %% ../../nbs/13_data.codiesp.ipynb #636f70a1
 import os
 import re
 from collections import defaultdict
@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Iterable, Iterator
 
 import numpy as np
-import pyarrow as pa
 
 from ..codes import UnknownCode, icd
-from .corpus import SCHEMA, Corpus, build
+from .corpus import Corpus, build, with_codes
 from .exchange import BadLine, MissingFile, read_lines
 from ..text import fold, mark, sentences
 from ..types import BadInput, Code, Note, Rationale, Span
@@ -314,7 +313,7 @@ def negated(
     found = [replace(r, spans=[s for s in r.spans if denied(s, *texts[r.note_id])], source='human_negated') for r in gold]
     return [r for r in found if r.spans]
 
-# %% ../../nbs/13_data.codiesp.ipynb #12d965bb
+# %% ../../nbs/13_data.codiesp.ipynb #dd770db4
 def _cut(corpus:Corpus) -> list[Rationale]:
     "The gold without denied spans, also where nothing is left"
     gone = defaultdict(set)
@@ -333,9 +332,10 @@ def without_negated(
     drop_codes:bool = False, # True: a note also loses its codes in `all_negated`
 ) -> Corpus:                 # the same notes; gold without denied spans
     "The corpus without the evidence that the text denies"
-    corpus,gone = replace(corpus, gold=tuple(r for r in _cut(corpus) if r.spans)), all_negated(corpus) if drop_codes else set()
-    codes = [[dict(system=c.system, value=c.value) for c in cs if (i, c) not in gone] for i,cs in corpus.codes.items()]
-    return replace(corpus, table=corpus.table.set_column(corpus.table.schema.get_field_index('codes'), 'codes', pa.array(codes, SCHEMA.field('codes').type)))
+    kept = replace(corpus, gold=tuple(r for r in _cut(corpus) if r.spans))
+    if not drop_codes: return kept
+    gone = all_negated(corpus)
+    return with_codes(kept, ([c for c in cs if (i, c) not in gone] for i,cs in corpus.codes.items()))
 
 # %% ../../nbs/13_data.codiesp.ipynb #42ffa400
 def check_references(

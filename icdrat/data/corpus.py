@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'SCHEMA', 'UnknownNote', 'UnknownSplit', 'Corpus', 'EmptyCorpus', 'RepeatedNote', 'build', 'only', 'head',
-           'BadShare', 'carve', 'to_level', 'vocabulary', 'codes_among', 'code_matrix']
+           'BadShare', 'carve', 'with_codes', 'to_level', 'vocabulary', 'codes_among', 'code_matrix']
 
 # %% ../../nbs/10_data.corpus.ipynb #046f49e6
 from collections import Counter, defaultdict
@@ -144,18 +144,25 @@ def carve(
     split = ['validation' if s == 'train' and group(i) in moved else s for i,s in zip(ids, split)]
     return replace(corpus, table=corpus.table.set_column(corpus.table.schema.get_field_index('split'), 'split', pa.array(split)))
 
-# %% ../../nbs/10_data.corpus.ipynb #9de6ec8c
+# %% ../../nbs/10_data.corpus.ipynb #c79bf6f3
+def with_codes(
+    corpus:Corpus,                   # any corpus
+    codes:Iterable[Iterable[Code]],  # of each note, in the order of the notes
+) -> Corpus:                         # with the same texts, splits and rationales
+    "The same notes with other codes"
+    lists = [[dict(system=c.system, value=c.value) for c in cs] for cs in codes]
+    return replace(corpus, table=corpus.table.set_column(corpus.table.schema.get_field_index('codes'), 'codes', pa.array(lists, SCHEMA.field('codes').type)))
+
 def to_level(
     corpus:Corpus,  # with full codes
     level:int|None, # 3 for categories, None to leave the codes as they are
 ) -> Corpus:        # codes and gold rationales at that level
     "The same notes with their codes at another level of the tree"
     if level is None: return corpus
-    codes = [[dict(system=c.system, value=c.value) for c in dict.fromkeys(at_level(c, level) for c in cs)] for cs in corpus.codes.values()]
     meet = defaultdict(list)
     for r in corpus.gold: meet[r.note_id, at_level(r.code, level), r.source, r.level].extend(r.spans)
     gold = tuple(Rationale(i, c, tuple(merge_spans(spans)), source, granularity) for (i,c,source,granularity),spans in meet.items())
-    return replace(corpus, table=corpus.table.set_column(corpus.table.schema.get_field_index('codes'), 'codes', pa.array(codes, SCHEMA.field('codes').type)), gold=gold)
+    return replace(with_codes(corpus, (dict.fromkeys(at_level(c, level) for c in cs) for cs in corpus.codes.values())), gold=gold)
 
 def vocabulary(
     corpus:Corpus,     # usually a train split
