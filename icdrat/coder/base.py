@@ -20,7 +20,7 @@ from typing import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -42,6 +42,7 @@ class RepeatedWord(BadInput): "A vocabulary lists a word twice"
 
 class WordVocabulary:
     "The words a coder knows, numbered from 3"
+    pad,mask = PAD,MASK
     def __init__(self, words:Iterable[str]):
         self.words = tuple(words)
         self._number = {w:i for i,w in enumerate(self.words, MASK+1)}
@@ -57,6 +58,10 @@ class WordVocabulary:
     def encode(self, text, erased=(), operator='mask'):
         "Word numbers and offsets of a text from which `erased` is hidden"
         return hide(text, *self.read(text), erased, operator)
+    def places(self, text): return self.read(text)[1]
+    def save(self, folder): write_vocabulary(folder, self)
+    @staticmethod
+    def load(folder): return read_vocabulary(folder)
 
 # %% ../../nbs/20_coder.base.ipynb #e20f1a8a
 def hide(
@@ -65,13 +70,14 @@ def hide(
     offsets:Int[np.ndarray, "words 2"],  # where they stand, in characters
     erased:Sequence[Span] = (),          # what must not be seen
     operator:str = 'mask',               # one of `icdrat.types.OPERATORS`
+    mask:int = MASK,                     # the number of a word that may not be seen
 ) -> tuple[Int[np.ndarray, "left"], Int[np.ndarray, "left 2"]]: # numbers and places of what is left
     "The words of a text without those that `erased` touches"
     if operator not in OPERATORS: raise UnknownOperator(f"{operator!r}: words are hidden by {' or '.join(OPERATORS)}")
     if not len(erased): return ids, offsets
     if (end := max(s.end for s in erased)) > len(text): raise SpanOutsideNote(f"an erased span ends at {end}, the text has {len(text)} characters; do the spans belong to this text?")
     hidden = spans_to_mask(erased, offsets)
-    return (np.where(hidden, MASK, ids), offsets) if operator == 'mask' else (ids[~hidden], offsets[~hidden])
+    return (np.where(hidden, mask, ids), offsets) if operator == 'mask' else (ids[~hidden], offsets[~hidden])
 
 # %% ../../nbs/20_coder.base.ipynb #fe11f252
 class EmptyVocabulary(BadInput): "No word of the training texts is frequent enough"
@@ -89,11 +95,15 @@ def word_vocabulary(
 # %% ../../nbs/20_coder.base.ipynb #46b9cc79
 def pad_batch(
     rows:Sequence[Int[np.ndarray, "_words"]], # word numbers of each note
-) -> Int[torch.Tensor, "notes words"]:        # filled up with 0; at least one word each
-    "Notes of unequal length in one table"
-    table = np.full((len(rows), max(1, max(map(len, rows), default=1))), PAD)
-    for i,row in enumerate(rows): table[i, :max(1, len(row))] = row if len(row) else MASK
-    return torch.from_numpy(table)
+    pad:int = PAD,                            # the number that fills up
+    mask:int = MASK,                          # what a note without a word is read as
+    multiple:int = 1,                         # the length of the table is a multiple of it
+) -> tuple[Int[torch.Tensor, "notes words"], Bool[torch.Tensor, "notes words"]]: # filled up, at least one word each; False on filling
+    "Notes of unequal length in one table, and where it is not filling"
+    lengths = np.array([max(1, len(r)) for r in rows], dtype=int)
+    table = np.full((len(rows), -(-int(lengths.max(initial=1))//multiple)*multiple), pad)
+    for i,row in enumerate(rows): table[i, :lengths[i]] = row if len(row) else mask
+    return torch.from_numpy(table), torch.from_numpy(np.arange(table.shape[1]) < lengths[:, None])
 
 # %% ../../nbs/20_coder.base.ipynb #a10ee704
 def by_length(
@@ -122,7 +132,7 @@ class Config:
     architecture:str      # a name in `ARCHITECTURES`
     hyperparameters:dict  # what the architecture needs to be built again; plain numbers and strings
     codes:list[Code]      # the columns of its answer
-    threshold:float       # a code is predicted above it, in [0, 1]
+    threshold:float|list[float] # a code is predicted above it, in [0, 1]; a list has one for each code
 
 def write_config(folder:Path, config:Config):
     "Put `config.json` into a folder"
@@ -147,14 +157,16 @@ def read_config(
     file = _file(folder, 'config.json')
     try: raw = json.loads(file.read_text(encoding='utf-8'))
     except ValueError as e: raise BadConfig(f"{file}: not JSON ({e}); copy it again") from None
-    fields = dict(architecture=str, hyperparameters=dict, codes=list, threshold=(int, float))
+    fields = dict(architecture=str, hyperparameters=dict, codes=list, threshold=(int, float, list))
     if wrong := [k for k,kind in fields.items() if not isinstance(raw, dict) or not isinstance(raw.get(k), kind)]:
         raise BadConfig(f"{file}: {', '.join(wrong)} missing or of the wrong kind; save the coder again")
     try: codes = [Code(**c) for c in raw['codes']]
     except (TypeError, BadInput) as e: raise BadConfig(f"{file}: a code is wrong ({e}); it needs a system and a value") from None
     if not codes or len(set(codes)) < len(codes): raise BadConfig(f"{file}: {len(codes)} codes, {len(set(codes))} different; list each once, at least one")
-    if not 0 <= raw['threshold'] <= 1: raise BadConfig(f"{file}: threshold {raw['threshold']} is not in [0, 1]")
-    return Config(raw['architecture'], raw['hyperparameters'], codes, float(raw['threshold']))
+    thresholds = raw['threshold'] if isinstance(raw['threshold'], list) else [raw['threshold']]
+    if not all(isinstance(t, (int, float)) and 0 <= t <= 1 for t in thresholds): raise BadConfig(f"{file}: threshold {raw['threshold']} is not in [0, 1]")
+    if isinstance(raw['threshold'], list) and len(thresholds) != len(codes): raise BadConfig(f"{file}: {len(thresholds)} thresholds for {len(codes)} codes; give one number, or one for each code")
+    return Config(raw['architecture'], raw['hyperparameters'], codes, raw['threshold'] if isinstance(raw['threshold'], list) else float(raw['threshold']))
 
 # %% ../../nbs/20_coder.base.ipynb #ae7596f0
 def write_vocabulary(folder:Path, vocabulary:WordVocabulary):
@@ -169,15 +181,15 @@ def read_vocabulary(folder:str|Path) -> WordVocabulary:
 class BadWeights(BadInput): "The weight file of a coder cannot be used"
 
 def write_weights(folder:Path, network:torch.nn.Module):
-    "Put `weights.safetensors` into a folder"
-    save_file({k:v.contiguous() for k,v in network.state_dict().items()}, folder/'weights.safetensors')
+    "Put `model.safetensors` into a folder"
+    save_file({k:v.contiguous() for k,v in network.state_dict().items()}, folder/'model.safetensors')
 
 def read_weights(
     folder:str|Path,          # of a coder
     network:torch.nn.Module,  # of the same sizes; its numbers are replaced
 ) -> torch.nn.Module:         # the same network
     "Fill a network with a coder's numbers"
-    file = _file(folder, 'weights.safetensors')
+    file = _file(folder, 'model.safetensors')
     try: found = load_file(file)
     except SafetensorError: raise BadWeights(f"{file}: not a whole weight file; copy it again") from None
     shapes = lambda state: {k:(tuple(v.shape), v.dtype) for k,v in state.items()}
