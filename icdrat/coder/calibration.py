@@ -7,7 +7,7 @@ __all__ = ['BINS', 'UnknownBins', 'bin_edges', 'in_bins', 'reliability', 'draw_r
            'calibration_scores', 'calibration_intervals', 'NoTemperature', 'log_odds', 'temperature',
            'with_temperature']
 
-# %% ../../nbs/27_coder.calibration.ipynb #bca556e9
+# %% ../../nbs/27_coder.calibration.ipynb #c44bc853
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from ..bootstrap import bootstrap_weights, interval, mean, percentile_interval, 
 from .scores import checked
 from ..types import BadInput, Card, register
 
-# %% ../../nbs/27_coder.calibration.ipynb #02b386a5
+# %% ../../nbs/27_coder.calibration.ipynb #885c5565
 BINS = dict(equal_width='guo', equal_mass='naeini') # ways to put probabilities into bins, and the definitions that use them
 
 class UnknownBins(BadInput): "Bins are of equal width or of equal mass, and there is at least one"
@@ -29,13 +29,13 @@ def bin_edges(
     probabilities:Float[np.ndarray, "..."], # in [0, 1]
     n_bins:int = 15,                        # to make, at least 1
     bins:str = 'equal_width',               # one of `BINS`
-) -> Float[np.ndarray, "edges"]:            # from 0 to 1, increasing; one more than there are bins
+) -> Float[np.ndarray, "edges"]:            # from 0 to 1; one more than there are bins; the first two are 0 where a bin holds only zeros
     "Where the bins end"
     if bins not in BINS or n_bins < 1: raise UnknownBins(f"{n_bins} bins, {bins!r}: ask for at least one bin, of {' or '.join(BINS)}")
     if bins == 'equal_width': return np.linspace(0, 1, n_bins+1)
     parts = np.array_split(np.sort(probabilities, axis=None).astype(float), n_bins)
     inner = np.unique([p[-1] for p in parts[:-1] if len(p)])
-    return np.array([0., *inner[(inner > 0) & (inner < 1)], 1.])
+    return np.array([0., *inner[inner < 1], 1.])
 
 def in_bins(
     probabilities:Float[np.ndarray, "..."], # in [0, 1]
@@ -44,7 +44,7 @@ def in_bins(
     "The bin of each probability: above its lower edge, up to its upper edge"
     return np.searchsorted(edges[1:-1], np.asarray(probabilities, float), side='left')
 
-# %% ../../nbs/27_coder.calibration.ipynb #82224290
+# %% ../../nbs/27_coder.calibration.ipynb #faa6e413
 def reliability(
     probabilities:Float[np.ndarray, "notes codes"], # in [0, 1]
     truth:Bool[np.ndarray, "notes codes"],          # True where the note has the code
@@ -64,7 +64,7 @@ def reliability(
         rows.append((edges[b], edges[b+1], int(here.sum()), float(probabilities[here].mean(dtype=float)), *share))
     return pd.DataFrame(rows, columns=['above', 'up_to', 'n_pairs', 'probability', 'share', 'low', 'high'])
 
-# %% ../../nbs/27_coder.calibration.ipynb #3832a488
+# %% ../../nbs/27_coder.calibration.ipynb #bde5291f
 def draw_reliability(
     tables:dict[str, pd.DataFrame], # name in the legend, and what `reliability` gives
 ) -> Figure:                        # two panels, one column wide in print
@@ -81,7 +81,7 @@ def draw_reliability(
     for a in (ax, below): a.spines[['top', 'right']].set_visible(False)
     return fig
 
-# %% ../../nbs/27_coder.calibration.ipynb #3c6fa984
+# %% ../../nbs/27_coder.calibration.ipynb #a6851d9a
 def ece_draws(
     probabilities:Float[np.ndarray, "notes codes"], # in [0, 1]
     truth:Bool[np.ndarray, "notes codes"],          # True where the note has the code
@@ -97,7 +97,7 @@ def ece_draws(
     codes = sum(np.abs(weights @ (gap*(of_code == b))) for b in range(n_bins))/n[:, None]
     return dict(pooled=whole, macro=codes.mean(1), weighted=ratio((codes*mass).sum(1), mass.sum(1)))
 
-# %% ../../nbs/27_coder.calibration.ipynb #6325bd71
+# %% ../../nbs/27_coder.calibration.ipynb #600e1e93
 _OVER = dict(pooled="all pairs of a note and a code together", macro="the mean over codes of each code's own (Kull et al. 2019)", weighted="the mean over codes, each counted by the notes that have it")
 for bins,(who,source) in dict(equal_width=('guo', 'Guo et al. 2017'), equal_mass=('naeini', 'Naeini et al. 2015')).items():
     for average,over in _OVER.items(): register(Card(f'{who}/ece_{average}', 'coding', False, (0., 1.), f"{source}, of the probability of each code, bins of {bins.replace('_', ' ')}; {over}", 'codes'))
@@ -123,7 +123,7 @@ def calibration_scores(
     "How well a coder is calibrated"
     return {q: float(v[0]) for q,v in calibration_draws(probabilities, truth, np.ones((1, len(truth))), n_bins).items()}
 
-# %% ../../nbs/27_coder.calibration.ipynb #5f2b438d
+# %% ../../nbs/27_coder.calibration.ipynb #1855fafc
 def calibration_intervals(
     probabilities:Float[np.ndarray, "notes codes"], # in [0, 1]
     truth:Bool[np.ndarray, "notes codes"],          # True where the note has the code
@@ -140,7 +140,7 @@ def calibration_intervals(
     rows  = [(q, values[q], *percentile_interval(v, level), float(np.mean([d[q] for d in drawn])), len(truth)) for q,v in draws.items()]
     return pd.DataFrame(rows, columns=['metric', 'value', 'low', 'high', 'perfect', 'n_notes'])
 
-# %% ../../nbs/27_coder.calibration.ipynb #6cf32a49
+# %% ../../nbs/27_coder.calibration.ipynb #b34d8344
 class NoTemperature(BadInput): "The likelihood has no maximum at a finite temperature"
 
 def log_odds(
