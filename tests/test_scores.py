@@ -190,6 +190,11 @@ def test_the_same_threshold_for_every_code_is_one_threshold(dtype):
         assert code_scores(p, truth, np.full(12, threshold)) == code_scores(p, truth, threshold)
 
 
+def test_a_threshold_is_compared_in_the_precision_of_the_probabilities():
+    on_it = np.array([[0.3, 0.7]], np.float32)  # as float64 the first is a hair above 0.3
+    assert not predictions(on_it, 0.3)[0, 0] and not predictions(on_it, np.array([0.3, 0.7])).any()
+
+
 def test_whole_numbers_are_probabilities_too():
     assert predictions(np.array([[0, 1]]), 0.5).tolist() == [[False, True]]
 

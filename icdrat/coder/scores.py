@@ -63,7 +63,7 @@ def _ratio(a, b):
     return np.divide(a, b, out=np.zeros_like(a+b), where=b != 0)
 
 def prf_of_counts(
-    counts:Int[np.ndarray, "... 3"],  # true positives, false positives, false negatives; any leading axes
+    counts:Int[np.ndarray, "... 3"]|Float[np.ndarray, "... 3"],  # true positives, false positives, false negatives; any leading axes
 ) -> Float[np.ndarray, "... 3"]:      # precision, recall, F1, each in [0, 1]
     "Precision, recall and F1; 0 where undefined"
     tp,fp,fn = np.moveaxis(np.asarray(counts, float), -1, 0)
@@ -96,7 +96,7 @@ def tune_threshold(
     thresholds,f1 = micro_curve(probabilities, truth)
     return float(thresholds[f1.argmax()])
 
-# %% ../../nbs/25_coder.scores.ipynb #8263ed50
+# %% ../../nbs/25_coder.scores.ipynb #3812ee2e
 def tune_thresholds(
     probabilities:Float[np.ndarray, "notes codes"], # in [0, 1], of validation notes
     truth:Bool[np.ndarray, "notes codes"],          # True where the note has the code
@@ -153,7 +153,7 @@ def auc_scores(
     micro = roc_auc_score(truth.ravel(), probabilities.ravel()) if both(truth.ravel()) else np.nan
     return dict(auc_micro=float(micro), auc_macro=float(np.mean(columns)) if columns else np.nan)
 
-# %% ../../nbs/25_coder.scores.ipynb #9ecc7568
+# %% ../../nbs/25_coder.scores.ipynb #c2a0ebe1
 def weighted_counts(
     predicted:Bool[np.ndarray, "notes codes"],  # True where the code is predicted
     truth:Bool[np.ndarray, "notes codes"],      # True where the note has the code
@@ -201,7 +201,7 @@ def edin_draws(
     means |= {f'{q}@{k}': v for k in ks if k <= truth.shape[1] for q,v in zip(('precision', 'recall'), _at_k(ranked, k, weights))}
     return edin_prf(counts, only_present) | {q: np.where(n > 0, v, np.nan) for q,v in fpr.items()} | means
 
-# %% ../../nbs/25_coder.scores.ipynb #ec9d3ebb
+# %% ../../nbs/25_coder.scores.ipynb #38ab51c3
 def edin_scores(
     probabilities:Float[np.ndarray, "notes codes"], # in [0, 1]
     truth:Bool[np.ndarray, "notes codes"],          # True where the note has the code
@@ -273,7 +273,7 @@ def code_scores(
     scores = _of_definitions(probabilities, truth, threshold, np.ones((1, len(truth))), ks, definitions, areas)
     return {q: float(v[0]) for q,v in scores.items()} | dict(notes=len(truth), notes_without_codes=int((~truth.any(1)).sum()))
 
-# %% ../../nbs/25_coder.scores.ipynb #9345ab7d
+# %% ../../nbs/25_coder.scores.ipynb #2d72e4ae
 def _wins(probabilities, truth):
     "How many codes of note a stand above codes that note b lacks; a tie counts half"
     note,mine,wins = np.nonzero(truth)[0], probabilities[truth], np.empty((len(truth), len(truth)))
@@ -297,7 +297,7 @@ def auc_draws(
         n_codes += pairs > 0
     return dict(auc_micro=micro, auc_macro=ratio(total, n_codes))
 
-# %% ../../nbs/25_coder.scores.ipynb #788fa24d
+# %% ../../nbs/25_coder.scores.ipynb #7fe08992
 def score_draws(
     probabilities:Float[np.ndarray, "notes codes"], # in [0, 1]
     truth:Bool[np.ndarray, "notes codes"],          # True where the note has the code
