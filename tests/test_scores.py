@@ -195,10 +195,6 @@ def test_a_threshold_is_compared_in_the_precision_of_the_probabilities():
     assert not predictions(on_it, 0.3)[0, 0] and not predictions(on_it, np.array([0.3, 0.7])).any()
 
 
-def test_whole_numbers_are_probabilities_too():
-    assert predictions(np.array([[0, 1]]), 0.5).tolist() == [[False, True]]
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_each_code_gets_its_own_best_threshold(seed):
     p, truth = tables(seed, notes=40)

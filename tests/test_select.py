@@ -237,7 +237,7 @@ def test_the_top_words_are_those_that_faithfulness_erases(seed):
     scores = np.random.default_rng(seed).integers(1, 9, 37).astype(float)  # with ties
     for share, mask in zip(SHARES, top_masks(scores, SHARES)):
         np.testing.assert_array_equal(evidence_words(scores, "top_share", share), mask)
-        np.testing.assert_array_equal(evidence_words(scores, "top_k", mask.sum()), mask)
+        np.testing.assert_array_equal(evidence_words(scores, "top_k", int(mask.sum())), mask)
 
 
 @pytest.mark.parametrize("share, n", [(0.001, 1), (0.07, 7), (0.071, 8), (1.0, 100)])

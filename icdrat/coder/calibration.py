@@ -145,7 +145,7 @@ class NoTemperature(BadInput): "The likelihood has no maximum at a finite temper
 
 def log_odds(
     probabilities:Float[np.ndarray, "..."]|float, # in [0, 1]; kept 1e-7 away from both ends
-) -> Float[np.ndarray, "..."]:                    # of any sign
+) -> Float[np.ndarray, "..."]|float:              # of any sign
     "The logarithm of p/(1-p)"
     p = np.clip(np.asarray(probabilities, float), 1e-7, 1 - 1e-7)
     return np.log(p) - np.log1p(-p)
@@ -165,7 +165,7 @@ def temperature(
 def with_temperature(
     probabilities:Float[np.ndarray, "..."]|float, # in [0, 1]
     temperature:float,                            # above 0; 1 changes nothing
-) -> Float[np.ndarray, "..."]:                    # in [0, 1]; in the same order
+) -> Float[np.ndarray, "..."]|float:              # in [0, 1]; in the same order
     "Probabilities whose log-odds are divided by the temperature (Guo et al. 2017)"
     if not temperature > 0: raise NoTemperature(f"temperature {temperature}: it is above 0; 1 changes nothing")
     return expit(log_odds(probabilities)/temperature)

@@ -22,7 +22,7 @@ from ..types import BadInput, Code
 def imbalance(
     truth:Bool[np.ndarray, "notes codes"], # True where the note has the code; of training notes
     few:int = 10,                          # a code in fewer notes is rare
-) -> dict[str, float]:                     # notes, codes and how unequal they are; see the formulas
+) -> dict[str, float|int]:                 # notes, codes and how unequal they are; see the formulas
     "How unequally the notes are spread over the codes"
     n = np.sort(truth.sum(0))
     m,total,seen = len(n), n.sum(), n[n > 0]

@@ -51,7 +51,7 @@ def _ranks(parts:Float[np.ndarray, "words"]) -> Int[np.ndarray, "words"]:
 def evidence_words(
     parts:Float[np.ndarray, "words"], # scores as parts of their sum
     rule:str,                         # one of `RULES`
-    value:float,                      # of the rule: a cut, a number of words, or a share in (0, 1]
+    value:float|int,                  # of the rule: a cut, a number of words, or a share in (0, 1]
 ) -> Bool[np.ndarray, "words"]:       # True where the word is evidence
     "The words that a rule chooses"
     if rule == 'cut': return parts > value
@@ -66,7 +66,7 @@ class Selection:
     "How the scores of one method become evidence, and what that was chosen on"
     method:str             # whose scores
     rule:str               # one of `RULES`
-    value:float            # of the rule: a cut, a number of words, or a share in (0, 1]
+    value:float|int        # of the rule: a cut, a number of words, or a share in (0, 1]
     sign:str|None = None   # one of `SIGNS`; None: scores as they are
     chosen_on:str = ''     # validation notes, in words; empty: given by hand
     f1:float|None = None   # micro token F1 there, in [0, 1]
@@ -82,7 +82,7 @@ class OtherMethod(BadInput): "A selection was chosen for another method"
 def select(
     explanation:Explanation, # one score for each word
     note:Note,               # the note it explains
-    by:Selection|float,      # how words become evidence; a number is a cut
+    by:Selection|float|int,  # how words become evidence; a number is a cut
     source:str|None = None,  # name of the rationale; None: the explanation's method
 ) -> Rationale:              # may be without spans
     "The words that are evidence, neighbours joined, lone punctuation dropped"
