@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score, label_ranking_average_precision_score
+from sklearn.metrics import f1_score, label_ranking_average_precision_score, roc_auc_score
 
+from icdrat.bootstrap import BadLevel, bootstrap_weights
 from icdrat.coder.scores import (
+    BadThreshold,
     NoNoteWithCodes,
     NotProbabilities,
     UnequalTables,
+    auc_draws,
     auc_scores,
     code_counts,
     code_scores,
@@ -16,9 +19,14 @@ from icdrat.coder.scores import (
     list_scores,
     micro_curve,
     mullenbach_scores,
+    predictions,
     prf_of_counts,
+    score_draws,
+    score_intervals,
     tune_threshold,
+    tune_thresholds,
 )
+from icdrat.types import BadInput
 
 MULLENBACH = dict(acc="accuracy", prec="precision", rec="recall")
 
@@ -168,3 +176,144 @@ def test_what_cannot_be_scored_is_refused():
         code_scores(np.where(truth, np.nan, p), truth, 0.5)
     with pytest.raises(NoNoteWithCodes, match="none of 30"):
         code_scores(p, np.zeros_like(truth), 0.5)
+
+
+# one threshold, or one for each code
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_same_threshold_for_every_code_is_one_threshold(dtype):
+    p, truth = tables(0)
+    p = np.round(p, 1).astype(dtype)  # many probabilities stand on the threshold itself
+    for threshold in (0.3, 0.7):
+        assert (predictions(p, np.full(12, threshold)) == predictions(p, threshold)).all()
+        assert code_scores(p, truth, np.full(12, threshold)) == code_scores(p, truth, threshold)
+
+
+def test_a_threshold_is_compared_in_the_precision_of_the_probabilities():
+    on_it = np.array([[0.3, 0.7]], np.float32)  # as float64 the first is a hair above 0.3
+    assert not predictions(on_it, 0.3)[0, 0] and not predictions(on_it, np.array([0.3, 0.7])).any()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_code_gets_its_own_best_threshold(seed):
+    p, truth = tables(seed, notes=40)
+    grid = np.linspace(0, 1, 100)
+    for j, found in enumerate(tune_thresholds(p, truth, min_notes=1)):
+        slow = [2 * (truth[:, j] & (p[:, j] > t)).sum() / ((p[:, j] > t).sum() + truth[:, j].sum()) for t in grid]
+        assert truth[:, j].any() and found == grid[int(np.argmax(slow))]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_thresholds_per_code_are_never_worse_on_their_own_notes(seed):
+    p, truth = tables(seed)
+    macro = [edin_scores(p, truth, t)["f1_macro"] for t in (tune_threshold(p, truth), tune_thresholds(p, truth, 5), tune_thresholds(p, truth, 1))]
+    assert macro == sorted(macro)
+
+
+def test_a_code_with_few_notes_keeps_the_common_threshold():
+    p, truth = tables(0)
+    few = truth.sum(0) < 6
+    found = tune_thresholds(p, truth, min_notes=6)
+    assert few.any() and not few.all()
+    assert (found[few] == tune_threshold(p, truth)).all() and (found[~few] == tune_thresholds(p, truth, 1)[~few]).all()
+
+
+def test_thresholds_that_do_not_fit_are_refused():
+    p, truth = tables(0)
+    with pytest.raises((BadThreshold, TypeError), match="12"):
+        code_scores(p, truth, np.full(11, 0.5))
+
+
+# intervals
+
+ALL = ("edin", "mullenbach", "edin_all_codes")
+
+
+def rough(seed, notes=40, codes=9):
+    "Tables with ties, a code in no note, a code in every note, and notes without a code"
+    rng = np.random.default_rng(seed)
+    truth = rng.random((notes, codes)) < 0.15
+    truth[:, 0], truth[:6], truth[6:, 1] = False, False, True
+    return np.round(np.clip(0.4 * truth + 0.7 * rng.random((notes, codes)), 0, 1), 1), truth
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_value_is_the_plain_score(seed):
+    p, truth = rough(seed)
+    table = score_intervals(p, truth, 0.5, definitions=ALL, n_draws=20)
+    plain = code_scores(p, truth, 0.5, definitions=ALL)
+    assert dict(zip(table.metric, table.value)) == {k: v for k, v in plain.items() if "/" in k}
+    once = score_draws(p, truth, 0.5, np.ones((1, len(p))), definitions=ALL)
+    assert {k: v[0] for k, v in once.items()} == pytest.approx({k: plain[k] for k in once}, abs=1e-12)
+
+
+@pytest.mark.parametrize("threshold", [0.5, np.linspace(0.2, 0.8, 9)])
+@pytest.mark.parametrize("seed", range(4))
+def test_every_draw_is_the_score_of_the_drawn_notes(seed, threshold):
+    p, truth = rough(seed)
+    weights = bootstrap_weights(len(p), 6, seed)
+    draws = score_draws(p, truth, threshold, weights, definitions=ALL)
+    present = truth.any(0)
+    of_present = threshold if np.isscalar(threshold) else threshold[present]
+    for i, w in enumerate(weights):
+        drawn = np.repeat(np.arange(len(p)), w)
+        slow = code_scores(p[drawn], truth[drawn], threshold, definitions=ALL)
+        # the codes that edin lists are those of the split; its macro averages run over those of the draw
+        listed = code_scores(p[drawn][:, present], truth[drawn][:, present], of_present, definitions=("edin_all_codes",))
+        slow |= {k.replace("edin_all_codes", "edin"): v for k, v in listed.items() if k.startswith("edin_all_codes") and "macro" not in k and "auc" not in k}
+        for name, values in draws.items():
+            assert values[i] == pytest.approx(slow[name], abs=1e-9, nan_ok=True), name
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_areas_in_draws_are_those_of_scikit_learn(seed):
+    p, truth = rough(seed)
+    weights = bootstrap_weights(len(p), 8, seed)
+    found = auc_draws(p, truth, weights.astype(float))
+    for i, w in enumerate(weights):
+        y, q = np.repeat(truth, w, 0), np.repeat(p, w, 0)
+        assert found["auc_micro"][i] == pytest.approx(roc_auc_score(y.ravel(), q.ravel()))
+        per_code = [roc_auc_score(y[:, j], q[:, j]) for j in range(y.shape[1]) if 0 < y[:, j].sum() < len(y)]
+        assert found["auc_macro"][i] == pytest.approx(np.mean(per_code))
+
+
+def test_a_draw_without_codes_has_no_score():
+    p, truth = np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([[True, False], [False, False]])
+    draws = score_draws(p, truth, 0.5, np.array([[1, 1], [0, 2]]), definitions=("edin",), ks=(1,))
+    assert draws["edin/f1_micro"][0] == 1 and draws["edin/map"][0] == 1
+    assert all(np.isnan(v[1]) for v in draws.values())
+
+
+def test_notes_that_all_say_the_same_leave_no_doubt():
+    p, truth = (np.repeat(x, 30, 0) for x in ([[0.9, 0.8, 0.1]], [[True, False, False]]))
+    table = score_intervals(p, truth, 0.5, ks=(1,)).set_index("metric").drop(["edin/auc_macro", "mullenbach/auc_macro"])
+    np.testing.assert_allclose(table.low, table.value, atol=1e-12)
+    np.testing.assert_allclose(table.high, table.value, atol=1e-12)
+
+
+def test_an_interval_holds_its_value_and_names_its_notes():
+    p, truth = tables(0, notes=200)
+    truth[:20] = False
+    table = score_intervals(p, truth, 0.5).set_index("metric").dropna()
+    assert (table.low <= table.value + 1e-12).all() and (table.value <= table.high + 1e-12).all()
+    assert table.n_notes["edin/f1_micro"] == 180 and table.n_notes["edin/auc_micro"] == table.n_notes["mullenbach/f1_micro"] == 200
+
+
+def test_seed_level_and_draws_reach_the_bootstrap():
+    p, truth = tables(0)
+    make = lambda **k: score_intervals(p, truth, 0.5, definitions=("edin",), n_draws=k.pop("n_draws", 300), **k).set_index("metric")
+    assert make().equals(make()) and not make().equals(make(seed=1))
+    wide, narrow = make(level=0.99), make(level=0.5)
+    assert ((wide.high - wide.low) >= (narrow.high - narrow.low)).all()
+    assert list(make(areas=False).index) == [m for m in make().index if "auc" not in m]
+    with pytest.raises(BadLevel, match="95 percent"):
+        make(level=95.0)
+
+
+def test_what_has_no_interval_is_refused():
+    p, truth = tables(0)
+    with pytest.raises(NoNoteWithCodes):
+        score_intervals(p, np.zeros_like(truth), 0.5)
+    with pytest.raises(BadInput, match="edin_all_codes"):
+        score_intervals(p, truth, 0.5, definitions=("scikit",))
