@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'TEXTS', 'REPORT_ON', 'QUALITIES', 'SILVER', 'BEFORE', 'AFTER', 'NoCodiEsp', 'home', 'BadFile', 'Evidence',
-           'evidence', 'ShiftedOffsets', 'References', 'references', 'article', 'codiesp', 'silver', 'denied_before',
-           'denied_after', 'NotSpanish', 'negated', 'all_negated', 'without_negated', 'check_references']
+           'evidence', 'ShiftedOffsets', 'References', 'references', 'article', 'codiesp', 'silver', 'with_silver',
+           'denied_before', 'denied_after', 'NotSpanish', 'negated', 'all_negated', 'without_negated',
+           'check_references']
 
 # %% ../../nbs/13_data.codiesp.ipynb #636f70a1
 import os
@@ -236,6 +237,17 @@ def silver(
         else: spans[note.id, code] += [Span(s, e) for s,e in pairs]
     if sum(differ.values()) > .05*n_lines: raise ShiftedOffsets(f"{Path(file).name}: in {sum(differ.values())} of {n_lines} lines the offsets do not point at the marked words; give the English corpus, as published")
     return [mark(notes[i], c, s, f'silver_{quality}') for (i,c),s in spans.items()], dict(differ)
+
+# %% ../../nbs/13_data.codiesp.ipynb #2d76bb72
+def with_silver(
+    corpus:Corpus,             # the English notes
+    folder:str|Path|None=None, # the unpacked archive, with `SILVER` in it or beside it; None: $ICDRAT_DATA/codiesp
+    quality:str = 'high',      # one of `QUALITIES`
+) -> Corpus:                   # named codiesp_en
+    "The English notes with projected spans as their evidence"
+    archive = home(folder)
+    spans,_ = silver(corpus, (archive if (archive/SILVER).is_file() else archive.parent)/SILVER, quality)
+    return replace(corpus, name='codiesp_en', gold=tuple(spans))
 
 # %% ../../nbs/13_data.codiesp.ipynb #30cc94ff
 def _any(*phrases:str) -> re.Pattern: return re.compile(rf"\b(?:{'|'.join(phrases)})\b")
