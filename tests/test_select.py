@@ -288,6 +288,13 @@ def test_one_count_gives_the_f1_of_every_size(seed, rule):
         assert found[2] == pytest.approx(f1_of(Selection("m", rule, value), explanations, gold), abs=1e-9)
 
 
+def test_shares_are_swept_as_they_are_selected():
+    explanations, gold = [explain(np.arange(100.0, 0, -1))], [marked(np.arange(100) < 100)]  # all is gold: recall counts the words
+    values, prf = prf_at_sizes(gold_by_row(explanations, gold), "top_share")
+    np.testing.assert_allclose(prf[:, 1] * 100, [evidence_words(explanations[0].scores, "top_share", q).sum() for q in values], atol=1e-6)
+    np.testing.assert_allclose(prf[:, 1], values, atol=1e-9)
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_no_rule_and_value_is_better_than_the_chosen_one(seed):
     explanations, gold = validation(seed)
