@@ -214,7 +214,7 @@ class Blocks:
         if group: answered()
         return torch.cat(answers)
 
-# %% ../../nbs/21_coder.network.ipynb #7966996b
+# %% ../../nbs/21_coder.network.ipynb #146d73c0
 class UnequalLists(BadInput): "One list of erased spans is needed for each text"
 
 class LabelAttentionCoder:
@@ -232,6 +232,8 @@ class LabelAttentionCoder:
         self.threshold = float(threshold) if np.ndim(threshold) == 0 else np.asarray(threshold, float)
         self.how = dict(memory_mb=memory_mb, batch_tokens=batch_tokens, precision=precision)
         self.blocks = network.block and Blocks(network, reader.pad, reader.mask, **self.how)
+    @property
+    def batch_tokens(self): return self.how['batch_tokens']
     def __repr__(self): return f"{self.network.architecture}: {len(self.reader)} tokens, {len(self.codes)} codes, threshold {np.round(self.threshold, 2) if np.ndim(self.threshold) == 0 else 'for each'}"
     def logits(self, rows:Sequence[Int[np.ndarray, "_tokens"]], columns=ALL) -> Float[np.ndarray, "notes codes"]:
         "What each code makes of each row of token numbers"
@@ -244,7 +246,7 @@ class LabelAttentionCoder:
             return np.stack(out)
     def batches(self, rows, columns=ALL) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         "Positions of the rows, logits and attention scores of each batch"
-        for batch in by_length([len(r) for r in rows], self.how['batch_tokens']):
+        for batch in by_length([len(r) for r in rows], self.batch_tokens):
             ids,real = (t.to(self.network.device) for t in pad_batch([rows[i] for i in batch], self.reader.pad, self.reader.mask, self.network.block or 1))
             yield batch, *attend(self.network.head, encoded(self.network, ids, real, self.how['precision']), real, columns)
     def __call__(self,
