@@ -200,7 +200,7 @@ def write_explanations(
     explanations:Iterable[Explanation] # one line each
 ) -> None:
     "Explanations as JSON lines"
-    _write(path, (dict(note_id=e.note_id, code=e.code.value, offsets=e.offsets.tolist(), scores=[float(f'{s:.6g}') for s in e.scores], method=e.method, **_system(e.code)) for e in explanations))
+    _write(path, (dict(note_id=e.note_id, code=e.code.value, offsets=e.offsets.tolist(), scores=[float(f'{s:.6g}') for s in e.scores], method=e.method, **({'seconds': float(f'{e.seconds:.3g}')} if e.seconds else {}), **_system(e.code)) for e in explanations))
 
 # %% ../../nbs/11_data.exchange.ipynb #c5469211
 NOTES = 'notes.jsonl notes.arrow' # a corpus folder has one of these
