@@ -60,7 +60,7 @@ class OneWidth(nn.Module):
         self.first,self.second,self.shortcut = zeros(filters, embedding, width), zeros(filters, filters, width), zeros(filters, embedding) # W_1, W_2, W_3
         self.first_norm,self.second_norm,self.shortcut_norm = ((WordNorm if norm else WordShift)(filters, dtype=dtype) for _ in range(3))
     def begin(self, rng):
-        "Fill it: every filter looks at the word in the middle of its window, the first ones timidly, since embeddings are long"
+        "Fill it: every filter looks at the word in the middle of its window"
         for name in ('base', 'first', 'second'):
             kernel = np.zeros(getattr(self, name).shape)
             kernel[:, :, kernel.shape[2]//2] = glorot(rng, kernel.shape[:2])/(3 if name == 'base' else 1)
