@@ -120,7 +120,7 @@ def locate(
     if everywhere: found += [s for q in dict.fromkeys(note.text[f.start:f.end] for f in found) for s in find_quote(note.text, q)]
     return sorted(set(found)), how, misplaced
 
-# %% ../../nbs/34_rationale.grounding.ipynb #d40402d1
+# %% ../../nbs/34_rationale.grounding.ipynb #aec50866
 @dataclass(frozen=True, slots=True)
 class Grounding:
     "What became of the answers of a language model"
@@ -132,6 +132,7 @@ class Grounding:
     ungrounded:int = 0        # found nowhere
     misplaced:int = 0         # found, but not in the sentence that was named
     without_evidence:int = 0  # codes that were answered and got no grounded quote
+    without_candidate:int = 0 # codes about which nothing was asked, because no part of the note fits their names
     unanswered:int = 0        # codes with a question that has no answer yet
     invented:int = 0          # codes answered that were not asked for
     malformed:int = 0         # answers that could not be read, or not all of them
@@ -154,10 +155,10 @@ class Grounding:
     def rate(self): return self.grounded/self.quotes if self.quotes else 0.
     def __repr__(self): return _told(self)
 
-# %% ../../nbs/34_rationale.grounding.ipynb #8f209b00
+# %% ../../nbs/34_rationale.grounding.ipynb #1d361d26
 def _told(g:Grounding) -> str:
     "The counts in words"
-    trouble = ', '.join(f"{getattr(g, f)} {f.replace('_', ' ')}" for f in ('invented', 'malformed', 'cut', 'misplaced', 'unanswered', 'failed', 'retries') if getattr(g, f))
+    trouble = ', '.join(f"{getattr(g, f)} {f.replace('_', ' ')}" for f in ('invented', 'malformed', 'cut', 'misplaced', 'without_candidate', 'unanswered', 'failed', 'retries') if getattr(g, f))
     return (f"Grounding({g.grounded} of {g.quotes} quotes are in the note, {g.rate:.0%}: {g.exact} exact, {g.normalised} normalised, {g.fuzzy} fuzzy; {g.notes} notes, {g.asked} codes, {g.without_evidence} without evidence; "
             f"{g.questions} questions, {g.requests} asked now, {g.replayed} replayed{'; ' + trouble if trouble else ''}; {g.prompt_tokens} + {g.completion_tokens} tokens{f', cost {g.cost:.4f}' if g.cost else ''}, {g.seconds:.1f} s)")
 
