@@ -154,7 +154,7 @@ def windows(
         if len(found) == most: break
     return [Span(places[first][0], places[last-1][1]) for first,last in sorted(found)]
 
-# %% ../../nbs/31_rationale.prompt.ipynb #25067a0d
+# %% ../../nbs/31_rationale.prompt.ipynb #f1fdc5b6
 def marked_names(
     corpus:Corpus, # the train split, with gold rationales
 ) -> Callable[[Code], list[str]]:
@@ -163,7 +163,8 @@ def marked_names(
     found = {}
     for r in corpus.gold:
         if r.level == 'mention': found.setdefault(r.code, set()).update(corpus.note(r.note_id).text[s.start:s.end] for s in r.spans)
-    return lambda code: [*described(code), *sorted(found.get(code, ()))]
+    def marked(code:Code) -> list[str]: return [*described(code), *sorted(found.get(code, ()))]
+    return marked
 
 def _only_training(corpus:Corpus) -> None:
     "Refuse notes that may be asked about later"

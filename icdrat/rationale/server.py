@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FORMATS', 'MOST_QUOTES', 'CHARS_A_TOKEN', 'LONGEST_PAUSE', 'GIVE_UP', 'NoServer', 'Server', 'server', 'loopback',
            'approved', 'check_sendable', 'request', 'room', 'at_most', 'NoModel', 'KeyRefused', 'ServerFailed',
-           'explained', 'passes', 'pause', 'silent', 'Desk', 'ask', 'wait_for', 'ask_all', 'Plan', 'plan', 'quoted',
-           'prompt', 'batch', 'facts']
+           'explained', 'passes', 'pause', 'silent', 'Desk', 'ask', 'wait_for', 'ask_all', 'Plan', 'plan',
+           'NothingAnswered', 'quoted', 'prompt', 'batch', 'facts']
 
 # %% ../../nbs/39_rationale.server.ipynb #732cd95b
 import asyncio
@@ -64,7 +64,7 @@ class Server:
     @property
     def host(self): return urlsplit(self.url).netloc
 
-# %% ../../nbs/39_rationale.server.ipynb #1ca0d03a
+# %% ../../nbs/39_rationale.server.ipynb #e7e98fc4
 def _given(name:str, read:Callable[[str], object], form:str) -> dict:
     "A field of `Server` from its variable, where that is set"
     if not (value := os.environ.get(f'ICDRAT_LLM_{name}', '').strip()): return {}
@@ -84,7 +84,7 @@ def server(
     url,model = url or os.environ.get('ICDRAT_LLM_URL'), model or os.environ.get('ICDRAT_LLM_MODEL')
     for name,value in dict(ICDRAT_LLM_URL=url, ICDRAT_LLM_MODEL=model).items():
         if not value: raise NoServer(f"the variable {name} is not set; name the address (http://127.0.0.1:8000/v1) and the model of any OpenAI-compatible server")
-    found = _given('CONTEXT', int, '8192') | _given('FORMAT', str, 'json_schema') | _given('OPTIONS', lambda t: dict(json.loads(t)), '{"top_p": 0.9}') | _given('PRICE', _pair, '0.15,0.60')
+    found = _given('CONTEXT', int, '8192') | _given('MAX_TOKENS', int, '2000') | _given('TIMEOUT', float, '120') | _given('FORMAT', str, 'json_schema') | _given('OPTIONS', lambda t: dict(json.loads(t)), '{"top_p": 0.9}') | _given('PRICE', _pair, '0.15,0.60')
     return Server(url, model, os.environ.get('OPENAI_API_KEY', '').strip() or 'none', **(found | options))
 
 # %% ../../nbs/39_rationale.server.ipynb #abb75f50
@@ -317,7 +317,18 @@ def plan(
                 about.setdefault(k, note.id)
     return Plan(asked, bodies, about)
 
-# %% ../../nbs/39_rationale.server.ipynb #c120d130
+# %% ../../nbs/39_rationale.server.ipynb #b5850969
+class NothingAnswered(BadInput): "Not one question has an answer"
+
+def _check_answered(made:Plan, desk:Desk, offline:bool) -> None:
+    "Refuse a run without a single answer, and one that met a mistake which every question would meet"
+    if any(isinstance(e, (KeyRefused, NoModel)) for e in desk.errors): raise desk.errors[0]
+    if not made.bodies or any(k in desk.store for k in made.bodies): return
+    if desk.errors: raise desk.errors[0]
+    if offline: raise NothingAnswered(f"{desk.store}: none of {len(made.bodies)} questions to {desk.server.model!r} has an answer here; the store belongs to another model, prompt, server setting or way of asking")
+    raise NothingAnswered(f"the budget of {desk.budget} tokens covers no question; the first may cost {at_most(next(iter(made.bodies.values())), desk.server)}")
+
+# %% ../../nbs/39_rationale.server.ipynb #7be80a92
 def quoted(
     notes:Iterable[Note],                # any order
     codes_of:dict[str, Iterable[Code]],  # codes of each note, by its id
@@ -331,20 +342,21 @@ def quoted(
     offline:bool = False,                # ask nobody
     everywhere:bool = True,              # evidence is also where else in a note the quoted words stand
     threshold:float = THRESHOLD,         # of a fuzzy match
+    source:str = 'llm',                  # of the rationales
     progress:bool = True,                # show a bar
 ) -> Quoted:
     "Evidence quoted by a language model, grounded in the notes, with everything that is known about it"
     if not isinstance(store, Store):
-        with Store(store) as opened: return quoted(notes, codes_of, server, manner, opened, samples, temperature, concurrency, budget, offline, everywhere, threshold, progress)
+        with Store(store) as opened: return quoted(notes, codes_of, server, manner, opened, samples, temperature, concurrency, budget, offline, everywhere, threshold, source, progress)
     made = plan(notes := list(notes), codes_of, server, manner, samples, temperature)
     desk,known = Desk(server, store, budget),sum(k in store for _,_,k in made.asked)
     todo = [] if offline else [(k, body, made.about[k]) for k,body in made.bodies.items() if k not in store]
     with silent(), tqdm(total=len(made.bodies), initial=len(made.bodies)-len(todo), desc=server.model, delay=2, disable=not progress) as bar:
         if todo: wait_for(ask_all(desk, todo, concurrency, lambda d: _shown(bar, d)))
-    if desk.errors and not desk.counts['requests'] and not known or any(isinstance(e, (KeyRefused, NoModel)) for e in desk.errors): raise desk.errors[0]
+    _check_answered(made, desk, offline)
     asked = [Asked(q.note_id, q.codes, q.piece, draw, store.get(k)) for q,draw,k in made.asked]
     counts = {k:desk.counts[k] for k in ('requests', 'retries', 'failed')}
-    found = gather(notes, codes_of, asked, manner.level, everywhere, threshold, server.price, replayed=known, **counts)
+    found = gather(notes, codes_of, asked, manner.level, everywhere, threshold, server.price, source, replayed=known, **counts)
     return replace(found, trouble=str(desk.errors[0]) if desk.errors else '')
 
 def _shown(bar:tqdm, desk:Desk) -> None:
@@ -353,14 +365,14 @@ def _shown(bar:tqdm, desk:Desk) -> None:
     cost = f", cost {desk.counts['cost']:.2f}" if any(desk.server.price) else ''
     bar.set_postfix_str(f"{desk.counts['tokens']} tokens{cost}{', stopped' if desk.stopped else ''}")
 
-# %% ../../nbs/39_rationale.server.ipynb #512bc541
+# %% ../../nbs/39_rationale.server.ipynb #558ca19c
 def prompt(
     notes:Iterable[Note],                # any order
     codes_of:dict[str, Iterable[Code]],  # codes of each note, by its id
     server:Server,                       # who is asked
     manner:Manner = Manner(),            # how
     store:Store|str|Path|None = None,    # where answers are kept: a store, its folder, or a record; None: in memory only
-    **options,                           # samples, temperature, concurrency, budget, offline, everywhere, threshold, progress
+    **options,                           # samples, temperature, concurrency, budget, offline, everywhere, threshold, source, progress
 ) -> tuple[list[Rationale], Grounding]:  # one rationale for each (note, code) that was answered; what became of the answers
     "Rationales quoted by a language model, grounded in the notes"
     found = quoted(notes, codes_of, server, manner, store, **options)
@@ -382,7 +394,7 @@ def batch(
     open_ = {k:b for k,b in made.bodies.items() if store is None or k not in store}
     return write_batch(path, open_), len(open_)
 
-# %% ../../nbs/39_rationale.server.ipynb #31d8ab81
+# %% ../../nbs/39_rationale.server.ipynb #5657ed53
 def facts(
     found:Quoted,            # a run
     server:Server,           # who was asked
@@ -391,4 +403,4 @@ def facts(
     "Model, prompt, switches and date of a run, without a word of a note"
     switches = {k:getattr(manner, k) for k in ('level', 'one_code', 'window', 'places', 'fallback', 'n_shots', 'choose', 'seed')}
     date = max((a.reply.date for a in found.asked if a.reply), default='')
-    return dict(model=server.model, prompt=f'{manner.prompt.name} {manner.prompt.version}', prompt_sha256=manner.prompt.sha256, date=date, asked_with=switches | dict(names=getattr(manner.names_of, '__name__', '')))
+    return dict(model=server.model, prompt=f'{manner.prompt.name} {manner.prompt.version}', prompt_sha256=manner.prompt.sha256, date=date, asked_with=switches | dict(names=getattr(manner.names_of, '__name__', ''), examples_from=sorted({s.note.corpus for s in manner.pool})))

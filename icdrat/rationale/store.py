@@ -175,7 +175,7 @@ class Quoted:
     asked:list[Asked] = field(repr=False)                  # all questions, with their answers
     trouble:str = ''                                       # the first failure that was passed over
 
-# %% ../../nbs/38_rationale.store.ipynb #19c6c690
+# %% ../../nbs/38_rationale.store.ipynb #3e5ec843
 def _marks(note:Note, asked:list[Asked], everywhere:bool, threshold:float) -> tuple[dict[Code, list[list[Span]]|None], Counter, list]:
     "The evidence in each draw by code, None where an answer is missing; counts; quotes without a place"
     marks,counts,lost = defaultdict(lambda: defaultdict(list)),Counter(questions=len(asked)),[]
@@ -196,6 +196,7 @@ def gather(
     everywhere:bool = True,              # also where else in a note the quoted words stand
     threshold:float = THRESHOLD,         # of a fuzzy match
     price:tuple[float, float] = (0., 0.),# of a million tokens read and written
+    source:str = 'llm',                  # of the rationales
     **counts,                            # requests, replayed, retries, failed
 ) -> Quoted:
     "Rationales from answers, grounded and counted"
@@ -208,8 +209,8 @@ def gather(
         total += seen + Counter(notes=bool(codes), asked=len(codes), unanswered=sum(marks.get(c, ()) is None for c in codes), without_candidate=sum(c not in marks for c in codes))
         for c in codes:
             if (draws := marks.get(c, [[]])) is None: continue
-            if len(draws) > 1: soft.append(agreement(note, c, draws))
-            rationales.append(majority(soft[-1], note, level=level)[0] if len(draws) > 1 else mark(note, c, draws[0], 'llm', level))
+            if len(draws) > 1: soft.append(agreement(note, c, draws, source))
+            rationales.append(majority(soft[-1], note, level=level)[0] if len(draws) > 1 else mark(note, c, draws[0], source, level))
             total['without_evidence'] += not rationales[-1].spans
     paid = {a.reply.key:a.reply for a in asked if a.reply}.values()
     total += Counter({f:sum(getattr(r, f) for r in paid) for f in ('prompt_tokens', 'completion_tokens', 'seconds')})
