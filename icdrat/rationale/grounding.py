@@ -6,7 +6,7 @@
 __all__ = ['APART', 'THRESHOLD', 'SHORTEST', 'LONG', 'HOW', 'plain', 'normalised', 'fuzzy', 'place', 'locate', 'Grounding',
            'Lost', 'ground', 'agreement', 'majority']
 
-# %% ../../nbs/34_rationale.grounding.ipynb #02cddab9
+# %% ../../nbs/34_rationale.grounding.ipynb #78f07181
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -16,27 +16,33 @@ import numpy as np
 from rapidfuzz import fuzz
 
 from .prompt import Quote, parse
-from ..text import find_quote, fold, mark, mask_to_spans, sentences, spans_to_mask, words
+from ..text import fold, mark, mask_to_spans, sentences, spans_to_mask, words
 from ..types import BadInput, Code, Explanation, Note, Rationale, Span
 
-# %% ../../nbs/34_rationale.grounding.ipynb #46675d27
+# %% ../../nbs/34_rationale.grounding.ipynb #474abff0
 _SHAPES = str.maketrans({**dict.fromkeys('’‘‛`´ʼ', "'"), **dict.fromkeys('“”„«»', '"'), **dict.fromkeys('‐‑‒–—−', '-')})
 _AROUND = ' \t\r\n"\'.,;:-*•'
 _DOTS   = re.compile(r'\s*(?:\[?\.{3}\]?|\[?…\]?)\s*')
 _NUMBER = re.compile(r'^\s*\[\d+\]\s*') # of a sentence, copied into the quote
+_PUNCTUATED,_BEGIN,_END = re.compile(r'\W'), r'(?<!\w)', r'(?!\w)'
 APART   = 200 # characters that an ellipsis may stand for
 
 def plain(text:str) -> str:
     "Lower case, without accents, with straight quotation marks and one kind of dash; the same length"
     return fold(text.translate(_SHAPES))
 
+def _found(text:str, quote:str, exact:bool = False) -> list[Span]:
+    "Where a quote stands, up to white space unless exact; where it begins or ends with a letter or digit, a word does too"
+    words_ = re.escape(quote) if exact else r'\s+'.join(map(re.escape, quote.split()))
+    return [Span(*m.span()) for m in re.finditer(rf"{'' if _PUNCTUATED.match(quote) else _BEGIN}{words_}{'' if _PUNCTUATED.match(quote[::-1]) else _END}", text)]
+
 def _apart(text:str, parts:list[str]) -> list[Span]:
     "Where the parts of a quote follow each other, at most `APART` characters apart"
     found = []
-    for first in find_quote(text, parts[0]):
+    for first in _found(text, parts[0]):
         chain = [first]
         for p in parts[1:]:
-            behind = next((s for s in find_quote(text[chain[-1].end:chain[-1].end+APART+len(p)], p)), None)
+            behind = next(iter(_found(text[chain[-1].end:chain[-1].end+APART+len(p)], p)), None)
             if behind is None: break
             chain.append(Span(chain[-1].end+behind.start, chain[-1].end+behind.end))
         if len(chain) == len(parts): found += chain
@@ -50,7 +56,7 @@ def normalised(
     text,quote = plain(text),plain(_NUMBER.sub('', quote)).strip(_AROUND)
     if not quote: return []
     parts = [p for p in _DOTS.split(quote) if p.strip()]
-    return find_quote(text, quote) or (_apart(text, parts) if len(parts) > 1 else [])
+    return _found(text, quote) or (_apart(text, parts) if len(parts) > 1 else [])
 
 # %% ../../nbs/34_rationale.grounding.ipynb #7185f4a6
 THRESHOLD = 90  # least likeness of a fuzzy match, of 100
@@ -83,7 +89,7 @@ def fuzzy(
     likeness,start,end = _whole_words(text, quote, near.dest_start, near.dest_end)
     return Span(start, end) if likeness >= threshold and _strict(quote) == _strict(text[start:end]) else None
 
-# %% ../../nbs/34_rationale.grounding.ipynb #f45ce9a9
+# %% ../../nbs/34_rationale.grounding.ipynb #a350b292
 HOW = ('exact', 'normalised', 'fuzzy')
 
 def place(
@@ -92,14 +98,13 @@ def place(
     threshold:float=THRESHOLD, # least likeness of a fuzzy match, in [0, 100]; above 100: none
 ) -> tuple[list[Span], str]:   # every occurrence, and how it was found: one of `HOW`, or '' where it was not
     "Where a quote stands in a text"
-    if not quote.strip() or len(quote) > LONG: return [], ''
-    found = find_quote(text, quote)
-    if any(text[s.start:s.end] == quote.strip() for s in found): return found, 'exact'
-    if found := found or normalised(text, quote): return found, 'normalised'
+    if len(quote) > LONG or not any(map(str.isalnum, quote)): return [], ''
+    if found := _found(text, quote.strip(), exact=True): return found, 'exact'
+    if found := normalised(text, quote): return found, 'normalised'
     near = fuzzy(text, quote, threshold) if threshold <= 100 else None
     return ([near], 'fuzzy') if near else ([], '')
 
-# %% ../../nbs/34_rationale.grounding.ipynb #f1f41ffe
+# %% ../../nbs/34_rationale.grounding.ipynb #17f3c912
 def locate(
     note:Note,                   # what was asked about
     quote:Quote,                 # what the model wrote
@@ -117,7 +122,7 @@ def locate(
         there = [s for s in found if s.start < last and first < s.end]
         found,misplaced = there or found, not there
     found = [Span(piece.start+s.start, piece.start+s.end) for s in found]
-    if everywhere: found += [s for q in dict.fromkeys(note.text[f.start:f.end] for f in found) for s in find_quote(note.text, q)]
+    if everywhere: found += [s for q in dict.fromkeys(note.text[f.start:f.end] for f in found) for s in _found(plain(note.text), plain(q))]
     return sorted(set(found)), how, misplaced
 
 # %% ../../nbs/34_rationale.grounding.ipynb #aec50866

@@ -369,7 +369,7 @@ def _item(said:object) -> tuple[str, tuple[Quote, ...], bool]|None:
             quotes = [_quote(q) for q in many]
             return code, tuple(q for q in quotes if q), None not in quotes
 
-# %% ../../nbs/31_rationale.prompt.ipynb #6ad0150e
+# %% ../../nbs/31_rationale.prompt.ipynb #77d107f1
 def mended(
     text:str, # the beginning of a JSON object
 ) -> dict|None:
@@ -379,7 +379,9 @@ def mended(
         if skip: skip = False
         elif quoted: skip,quoted = c == '\\', c != '"'
         elif c == '"': quoted = True
-        elif c in '{[': open_.append('}' if c == '{' else ']')
+        elif c in '{[':
+            open_.append('}' if c == '{' else ']')
+            if len(open_) > 50: return None # no answer is as deep as that
         elif c in '}]':
             if not open_ or open_.pop() != c: return None
         if c in '"}]' and not quoted and not skip: whole.append((i, ''.join(reversed(open_))))
