@@ -34,7 +34,7 @@ from icdrat.rationale.server import (
     quoted,
     server,
 )
-from icdrat.rationale.store import RestrictedNote, Store, read_answers, read_batch, write_answers, write_record, gather
+from icdrat.rationale.store import ReadOnly, RestrictedNote, Store, read_answers, read_batch, write_answers, write_record, gather
 from icdrat.data.exchange import read_lines, read_rationales
 from icdrat.data.vignettes import vignettes
 from icdrat.types import BadInput, Note, Rationale, Span
@@ -238,8 +238,8 @@ def test_a_budget_stops_cleanly_and_the_next_run_goes_on(llm, tmp_path):  # noqa
     notes, asking = many(10), dict(store=tmp_path / "s", concurrency=2)
     codes_of = {n.id: (A, B) for n in notes}
     cost = max(at_most(b, llm.server()) for b in plan(notes, codes_of, llm.server()).bodies.values())
-    rationales, g = llm(GOOD, notes=notes, asking=asking | dict(budget=2 * cost + 20))
-    assert g.failed == 0 and 0 < g.requests < 10 and 10 * g.requests <= 2 * cost + 20
+    rationales, g = llm(completion(GOOD, (cost // 2, 10)), notes=notes, asking=asking | dict(budget=3 * cost))
+    assert g.failed == 0 and 4 <= g.requests < 10 and g.prompt_tokens + g.completion_tokens <= 3 * cost
     assert g.unanswered == 2 * (10 - g.requests) and len(rationales) == 2 * g.requests
     rationales, g = llm(GOOD, notes=notes, asking=asking)
     assert g.unanswered == 0 and len(rationales) == 20 and len(llm.requests) == 10
@@ -288,6 +288,14 @@ def test_a_run_is_replayed_without_a_server(llm, tmp_path):  # noqa: F811
     assert again[0] == first[0] and again[1].requests == 0 and again[1].seconds == first[1].seconds
     with pytest.raises(NothingAnswered, match="none of 1 questions"):
         prompt([Note("x", "other")], {"x": [A]}, nowhere, store=tmp_path / "s", offline=True)
+
+
+def test_a_record_is_not_asked_to_keep_what_is_paid_for(llm, tmp_path):  # noqa: F811
+    llm(GOOD, asking=dict(store=tmp_path / "s"))
+    (tmp_path / "record.jsonl").write_bytes((tmp_path / "s" / "answers.jsonl").read_bytes())
+    with pytest.raises(ReadOnly):
+        llm(GOOD, notes=many(2), asking=dict(store=tmp_path / "record.jsonl"))
+    assert len(llm.requests) == 1
 
 
 def test_it_works_where_an_event_loop_is_running(llm):  # noqa: F811

@@ -256,13 +256,15 @@ def wait_for(coroutine) -> object:
     except RuntimeError: return asyncio.run(coroutine)
     with ThreadPoolExecutor(1) as thread: return thread.submit(asyncio.run, coroutine).result()
 
-# %% ../../nbs/39_rationale.server.ipynb #2e980a6b
+# %% ../../nbs/39_rationale.server.ipynb #4d13492a
 GIVE_UP = 5 # failures in a row
 
 async def _worker(desk:Desk, client:openai.AsyncOpenAI, todo:Iterator, step:Callable) -> None:
     "Take questions from the list until it ends or the run is stopped"
     for name,body,about in todo:
-        if desk.stopped or not desk.affords(cost := at_most(body, desk.server)): desk.stopped = True; return
+        cost = at_most(body, desk.server)
+        while desk.reserved and not desk.affords(cost): await asyncio.sleep(.02) # what is on its way may cost less than was set aside
+        if desk.stopped or not desk.affords(cost): desk.stopped = True; return
         desk.reserved += cost
         try: await ask(desk, client, name, body, about)
         except BadInput as e:
@@ -328,7 +330,7 @@ def _check_answered(made:Plan, desk:Desk, offline:bool) -> None:
     if offline: raise NothingAnswered(f"{desk.store}: none of {len(made.bodies)} questions to {desk.server.model!r} has an answer here; the store belongs to another model, prompt, server setting or way of asking")
     raise NothingAnswered(f"the budget of {desk.budget} tokens covers no question; the first may cost {at_most(next(iter(made.bodies.values())), desk.server)}")
 
-# %% ../../nbs/39_rationale.server.ipynb #7be80a92
+# %% ../../nbs/39_rationale.server.ipynb #099f1453
 def quoted(
     notes:Iterable[Note],                # any order
     codes_of:dict[str, Iterable[Code]],  # codes of each note, by its id
@@ -351,6 +353,7 @@ def quoted(
     made = plan(notes := list(notes), codes_of, server, manner, samples, temperature)
     desk,known = Desk(server, store, budget),sum(k in store for _,_,k in made.asked)
     todo = [] if offline else [(k, body, made.about[k]) for k,body in made.bodies.items() if k not in store]
+    if todo: store.check_open() # before anything is paid for
     with silent(), tqdm(total=len(made.bodies), initial=len(made.bodies)-len(todo), desc=server.model, delay=2, disable=not progress) as bar:
         if todo: wait_for(ask_all(desk, todo, concurrency, lambda d: _shown(bar, d)))
     _check_answered(made, desk, offline)

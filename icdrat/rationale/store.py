@@ -89,7 +89,7 @@ def _append(file:int, line:bytes) -> None:
         raise OSError(28, "No space left on device for another answer")
     os.fsync(file)
 
-# %% ../../nbs/38_rationale.store.ipynb #964159a3
+# %% ../../nbs/38_rationale.store.ipynb #0bdaa9d2
 class ReadOnly(BadInput): "A record is read, not written to"
 
 def _reply(row:dict) -> Reply:
@@ -113,9 +113,11 @@ class Store:
     def close(self):
         if self.file is not None: self.file = os.close(self.file)
     def get(self, key:str) -> Reply|None: return self.replies.get(key)
+    def check_open(self):
+        if self.path and self.file is None: raise ReadOnly(f"{self.path}: this is a record or a closed store; name a folder to keep answers in")
     def put(self, reply:Reply) -> None:
         "Keep an answer, for good"
-        if self.path and self.file is None: raise ReadOnly(f"{self.path}: this is a record or a closed store; name a folder to keep answers in")
+        self.check_open()
         if self.file is not None: _append(self.file, json.dumps(asdict(reply)).encode()+b'\n')
         self.replies.setdefault(reply.key, reply)
 
