@@ -253,6 +253,7 @@ def _prompted(notes, out:Path, manner, draws:dict, pace:dict, options:dict, stor
     from icdrat.rationale.server import batch, facts, quoted, server
     from icdrat.rationale.store import Store, read_batch
     if files['scores'] and draws['samples'] < 2: raise BadInput("--scores is the agreement of several answers; ask for them with --samples 5")
+    if offline and not store.exists(): raise BadInput(f"{store}: no such store; --offline takes its answers from one, name it with --store")
     offline = offline or bool(batch_in)
     there = server('http://127.0.0.1/v1' if offline else None, **options)
     with Store(store) as kept:

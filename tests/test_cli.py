@@ -225,7 +225,7 @@ def test_several_answers_give_scores(road, llm):  # noqa: F811
     [
         (["--prompt", "quote"], "there are codes_first, numbered, quotes"), (["--level", "word"], "mention, context, sentence"), (["--choose", "best", "--shots", 1], "fixed, random, code, similar"),
         (["--names", "all"], "tabular or training"), (["--scores", "s.jsonl"], "--samples 5"), (["--samples", 0], "at least once"), (["--concurrency", 0], "at least 1"),
-        (["--budget", 3], "budget of 3 tokens"), (["--offline", "--store", "none.answers"], "none of"), (["--batch-in", "nowhere.jsonl"], "nowhere.jsonl"), (["--store", "corpus"], "is no store"), (["--examples", "nowhere", "--shots", 1], "nowhere"),
+        (["--budget", 3], "budget of 3 tokens"), (["--offline", "--store", "nowhere.answers"], "no such store"), (["--batch-in", "nowhere.jsonl"], "nowhere.jsonl"), (["--store", "corpus"], "is no store"), (["--examples", "nowhere", "--shots", 1], "nowhere"),
     ],
 )  # fmt: skip
 def test_a_wrong_option_of_prompt_is_named(road, llm, words, part):  # noqa: F811
