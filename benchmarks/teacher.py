@@ -19,7 +19,7 @@ from icdrat.data.corpus import head
 from icdrat.data.vignettes import vignettes
 from icdrat.evaluation.aggregate import difference, summarise_counts
 from icdrat.evaluation.plausibility import plausibility
-from icdrat.rationale.prompt import Manner, described, examples, load_prompt, marked_names
+from icdrat.rationale.prompt import Manner, examples, load_prompt, marked_names
 from icdrat.rationale.server import facts, quoted, server
 from icdrat.rationale.store import Store, write_answers, write_record
 

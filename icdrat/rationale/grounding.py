@@ -6,11 +6,11 @@
 __all__ = ['APART', 'THRESHOLD', 'SHORTEST', 'LONG', 'HOW', 'plain', 'normalised', 'fuzzy', 'place', 'locate', 'Grounding',
            'Lost', 'ground', 'agreement', 'majority']
 
-# %% ../../nbs/34_rationale.grounding.ipynb #78f07181
+# %% ../../nbs/34_rationale.grounding.ipynb #28ce378f
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import numpy as np
 from rapidfuzz import fuzz

@@ -43,7 +43,7 @@ class Prompt:
     numbered:bool = False                                 # the sentences carry numbers, and a quote says in which it stands
     def part(self, name:str, language:str) -> str: return self.parts.get((name, language), self.parts[name, 'en'])
 
-# %% ../../nbs/31_rationale.prompt.ipynb #763bbddf
+# %% ../../nbs/31_rationale.prompt.ipynb #55139673
 _PART  = re.compile(r'^\[(\w+) (\w\w)\]\n', re.M)
 _NEEDS = dict(system=('level', 'form'), user=('note', 'codes'), **{level:() for level in LEVELS}) # what each part fills in
 
@@ -59,8 +59,8 @@ def load_prompt(
     if not facts.get('version'): raise BadPrompt(f"{path}: no version; write a line such as version: 1 above the first part")
     for part,needs in _NEEDS.items():
         if (part, 'en') not in parts: raise BadPrompt(f"{path}: no part [{part} en]; every prompt has {', '.join(f'[{p} en]' for p in _NEEDS)}")
-        for (p,language),words in parts.items():
-            if p == part and (lacks := [n for n in needs if f'{{{n}}}' not in words]): raise BadPrompt(f"{path}, [{p} {language}]: {{{lacks[0]}}} is nowhere in it")
+        for (p,language),told in parts.items():
+            if p == part and (lacks := [n for n in needs if f'{{{n}}}' not in told]): raise BadPrompt(f"{path}, [{p} {language}]: {{{lacks[0]}}} is nowhere in it")
     return Prompt(path.stem, facts['version'], sha256(text.encode()).hexdigest(), parts, facts.get('numbered') == 'yes')
 
 # %% ../../nbs/31_rationale.prompt.ipynb #e0cbe46f
@@ -100,14 +100,7 @@ def described(
     "The names of a code in the tabular list"
     return [n for e in [meaning(code), *(inclusion_terms(code) if code.system == 'icd10cm' and listed(code) else ())] for n in names(e)]
 
-# %% ../../nbs/31_rationale.prompt.ipynb #11e12af0
-def _ends(text:str, low:int, high:int) -> int:
-    "The last end of a sentence, else of a word, in (low, high]; `high` where there is none"
-    for places in (sentences(text), words(text)):
-        ends = places[(places[:, 1] > low) & (places[:, 1] <= high), 1]
-        if len(ends): return int(ends[-1])
-    return high
-
+# %% ../../nbs/31_rationale.prompt.ipynb #5e3dd156
 def pieces(
     text:str,     # one note
     size:int,     # longest piece, in characters
@@ -116,10 +109,13 @@ def pieces(
     "A text in overlapping pieces that end with a sentence where they can"
     if not 0 <= overlap < size: raise BadInput(f"pieces of {size} characters cannot overlap by {overlap}; the overlap must be smaller than the piece")
     if not text: return []
-    parts,start = [],0
+    places,parts,start = words(text),[],0
+    stops = [sentences(text)[:, 1], places[:, 1], np.arange(len(text)+1)] # in order of preference
     while len(text) - start > size:
-        parts.append(Span(start, _ends(text, start+overlap, start+size)))
-        start = parts[-1].end - overlap
+        end = next(int(inside[-1]) for s in stops if len(inside := s[(s > start+overlap) & (s <= start+size)]))
+        parts.append(Span(start, end))
+        begins = places[(places[:, 0] >= end-overlap) & (places[:, 0] < end), 0]
+        start = int(begins[0]) if len(begins) else end-overlap
     return [*parts, Span(start, len(text))]
 
 # %% ../../nbs/31_rationale.prompt.ipynb #37baecb4

@@ -6,17 +6,16 @@
 __all__ = ['KEPT', 'MOST', 'BYTES', 'key', 'Reply', 'NotAnAnswer', 'reply', 'StoreInUse', 'ReadOnly', 'Store', 'write_batch',
            'read_batch', 'Asked', 'Quoted', 'gather', 'RestrictedNote', 'write_record', 'write_answers', 'read_answers']
 
-# %% ../../nbs/38_rationale.store.ipynb #cef18065
+# %% ../../nbs/38_rationale.store.ipynb #132c52ec
 import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from hashlib import sha256
 from pathlib import Path
 
-from ..codes import icd
 from ..data.exchange import BadLine, ForeignFolder, read_lines, whole_file, write_rationales
 from .grounding import THRESHOLD, Grounding, agreement, ground, majority
 from ..text import mark
