@@ -50,7 +50,7 @@ $(RUNS)/fig1_curves.ipynb:     $(evaluation) $(report) $(RUNS)/e5_faithfulness.i
 $(RUNS)/page1_notes.ipynb:     $(report) icdrat/view.py $(RUNS)/e3_student.ipynb
 
 # ---- reproduce ----
-.PHONY: reproduce test check notebooks clean FORCE
+.PHONY: reproduce test check notebooks llm clean FORCE
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := reproduce
 
@@ -91,6 +91,22 @@ check: .venv/ready
 test: .venv/ready
 	$(BIN)/nbdev_test --n_workers 2 --do_print
 	$(BIN)/python -m pytest -q tests
+
+# ---- a small language model on this machine, for those who want one: see llm/README.md ----
+QWEN     := data/llm/qwen2.5-coder-1.5b-instruct-q4_k_m.gguf
+GGUF     ?= $(QWEN)
+LLM_PORT ?= 8000
+
+data/llm/server: settings.ini constraints.txt .venv/ready
+	@echo "Building llama.cpp's server (about five minutes, once)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[llm]'
+	@mkdir -p $(@D) && touch $@
+
+# made and verified before it is used, whether it was there or not
+llm: data/llm/server
+	@$(if $(filter $(QWEN),$(GGUF)),$(BIN)/python llm/model.py $(GGUF))
+	@echo 'In another terminal:  . llm/env.sh   and then   icdrat rationales prompt …   (Ctrl-C ends the server)'
+	$(BIN)/python -m llama_cpp.server --model $(GGUF) --model_alias qwen2.5-coder-1.5b --host 127.0.0.1 --port $(LLM_PORT) --n_ctx 4096 --logits_all false --verbose false
 
 # ---- for authors: write the modules, run every library notebook, clean, write the readme ----
 notebooks: .venv/ready

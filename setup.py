@@ -22,10 +22,10 @@ setup(
     keywords=cfg["keywords"].split(),
     classifiers=["Intended Audience :: Science/Research", "Natural Language :: English", "Programming Language :: Python :: 3", "Topic :: Scientific/Engineering"],
     packages=find_packages(include=["icdrat", "icdrat.*"]),
-    package_data={"icdrat": ["vignettes/*"]},
+    package_data={"icdrat": ["vignettes/*", "prompts/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split()},
+    extras_require={"dev": cfg["dev_requirements"].split(), "llm": cfg["llm_requirements"].split()},
     entry_points={"console_scripts": cfg["console_scripts"].split("\n"), "nbdev": [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"]},
     zip_safe=False,
 )

@@ -225,20 +225,82 @@ def rationales_attention(
     _written(found, out)
     print(f"cut {cut:.4g}; {sum(map(len, asked.codes.values())) - len(found)} (note, code) pairs left out, whose codes the coder does not know")
 
+# %% ../nbs/80_cli.ipynb #81f110cb
+def _manner(notes, prompt:str, level:str, shots:int, choose:str, empty:bool, examples:Optional[Path], window:int, one_code:bool, names:str, skip:bool, seed:int):
+    "How notes are asked about, from the options"
+    from icdrat.data.exchange import load_corpus
+    from icdrat.rationale import prompt as asking
+    if names not in ('tabular', 'training'): raise BadInput(f"--names {names}: choose tabular or training")
+    train = (load_corpus(examples) if examples else notes).split('train') if shots or names == 'training' else None
+    pool = asking.examples(train, level, one_code, window, empty) if shots else ()
+    return asking.Manner(asking.load_prompt(prompt), level, one_code, window, fallback=not skip, pool=pool, n_shots=shots, choose=choose, seed=seed,
+                         names_of=asking.marked_names(train) if names == 'training' else asking.described)
+
+def _reported(found, out:Path, scores:Optional[Path], record:Optional[Path], answers:Optional[Path], notes, facts:dict) -> None:
+    "Write what a run found, and say what became of the answers"
+    from icdrat.data.exchange import write_explanations
+    from icdrat.rationale.store import write_answers, write_record
+    _written(found.rationales, out)
+    if scores: write_explanations(scores, found.explanations)
+    if record: write_record(record, found.rationales, **facts)
+    if answers: write_answers(answers, found.asked, notes, **facts)
+    print(found.grounding)
+    if n := found.grounding.unanswered: print(f"{n} codes are left out because a question about them has no answer yet; the same command goes on from here{f'. {found.trouble}' if found.trouble else ''}")
+
+# %% ../nbs/80_cli.ipynb #53cd358b
+def _prompted(notes, out:Path, manner, draws:dict, pace:dict, options:dict, store:Path, offline:bool, batch_out:Optional[Path], batch_in:list[Path], files:dict) -> None:
+    "Ask, or write a batch, or read one; then write what was found"
+    from icdrat.rationale.server import batch, facts, quoted, server
+    from icdrat.rationale.store import Store, read_batch
+    if files['scores'] and draws['samples'] < 2: raise BadInput("--scores is the agreement of several answers; ask for them with --samples 5")
+    if offline and not store.exists(): raise BadInput(f"{store}: no such store; --offline takes its answers from one, name it with --store")
+    offline = offline or bool(batch_in)
+    there = server('http://127.0.0.1/v1' if offline else None, **options)
+    with Store(store) as kept:
+        for file in batch_in: print(f"{file}: {', '.join(f'{n} {what}' for what,n in read_batch(file, kept).items())}")
+        if batch_out:
+            written,n = batch(batch_out, notes.notes, notes.codes, there, manner, kept, **draws)
+            print(f"{', '.join(map(str, written)) or 'no file'}: {n} questions without an answer; hand in what comes back with --batch-in")
+            return
+        found = quoted(notes.notes, notes.codes, there, manner, kept, offline=offline, **draws, **pace)
+    _reported(found, out, notes=notes.notes, facts=facts(found, there, manner), **files)
+
 # %% ../nbs/80_cli.ipynb #90cf2617
 @rationales.command('prompt', epilog=_example("ICDRAT_LLM_URL=http://127.0.0.1:8000/v1 ICDRAT_LLM_MODEL=qwen icdrat rationales prompt --corpus corpus --out llm.jsonl"))
 def rationales_prompt(
-    corpus:Folder,
-    out:Lines,
-    split:Split = 'test',
+    corpus:Folder, out:Lines, split:Split = 'test',
+    prompt:Annotated[str, typer.Option(help="quotes, numbered, codes_first, or a file of your own that ends in .txt.")] = 'quotes',
+    level:Annotated[str, typer.Option(help="How much to quote: mention, context or sentence.")] = 'mention',
+    shots:Annotated[int, typer.Option(help="Worked examples before each question, from training notes.")] = 0,
+    choose:Annotated[str, typer.Option(help="Which ones: fixed, random, code or similar.")] = 'fixed',
+    empty:Annotated[bool, typer.Option('--empty', help="Beside each, an example without evidence; with --one-code and --window.")] = False,
+    examples:Annotated[Optional[Path], typer.Option(help="The corpus whose training notes give the examples; by default the same.")] = None,
+    window:Annotated[int, typer.Option(help="Show this many sentences around places that share words with the code's names; 0: the whole note.")] = 0,
+    names:Annotated[str, typer.Option(help="These names: tabular, or training, which adds what was marked in training notes.")] = 'tabular',
+    skip:Annotated[bool, typer.Option('--skip', help="Do not ask about a code without such a place, instead of showing the whole note.")] = False,
+    one_code:Annotated[bool, typer.Option('--one-code', help="One code a question.")] = False,
+    here:Annotated[bool, typer.Option('--here', help="Evidence is only where the model read it, not wherever the note says the same.")] = False,
+    samples:Annotated[int, typer.Option(help="Answers to each question; what more than half of them mark is evidence.")] = 1,
+    temperature:Annotated[Optional[float], typer.Option(help="By default 0, and 0.7 for several answers.")] = None,
+    concurrency:Annotated[int, typer.Option(help="Questions at a time.")] = 4,
+    budget:Annotated[Optional[int], typer.Option(help="Stop before more tokens than this are spent.")] = None,
+    timeout:Annotated[Optional[float], typer.Option(help="Seconds to wait for one answer; by default 120.")] = None,
+    store:Annotated[Optional[Path], typer.Option(help="Where answers are kept, or a record of them; by default a folder beside --out.")] = None,
+    offline:Annotated[bool, typer.Option('--offline', help="Ask nobody; use the answers in the store.")] = False,
+    batch_out:Annotated[Optional[Path], typer.Option(help="Write the open questions as a file for a Batch API, and ask nobody.")] = None,
+    batch_in:Annotated[Optional[list[Path]], typer.Option(help="Take in the results of a batch, and ask nobody; give it several times.")] = None,
+    scores:Annotated[Optional[Path], typer.Option(help="With several answers: their agreement on each word (JSON lines).")] = None,
+    record:Annotated[Optional[Path], typer.Option(help="The rationales with model, prompt and date on every line, without text.")] = None,
+    answers:Annotated[Optional[Path], typer.Option(help="The answers of the model; for open notes only.")] = None,
+    source:Annotated[str, typer.Option(help="The name of these rationales in tables.")] = 'llm',
+    seed:Seed = 0,
 ):
     "Quotes from a language model behind any OpenAI-compatible server."
     from icdrat.data.exchange import load_corpus
-    from icdrat.rationale.prompt import prompt, server
-    asked = load_corpus(corpus).split(split)
-    found,grounding = prompt(asked.notes, asked.codes, server())
-    _written(found, out)
-    print(grounding)
+    notes = load_corpus(corpus)
+    manner = _manner(notes, prompt, level, shots, choose, empty, examples, window, one_code, names, skip, seed)
+    _prompted(notes.split(split), out, manner, dict(samples=samples, temperature=temperature), dict(concurrency=concurrency, budget=budget, everywhere=not here, source=source), dict(seed=seed, **(dict(timeout=timeout) if timeout else {})),
+              store or out.with_name(f'{out.stem}.answers'), offline, batch_out, batch_in or [], dict(scores=scores, record=record, answers=answers))
 
 # %% ../nbs/80_cli.ipynb #bb459e12
 evaluate = _group('evaluate', "Score rationales: by experts (plausibility) or by the coder (faithfulness).", "icdrat evaluate plausibility --notes corpus/notes.jsonl --gold corpus/gold.jsonl --pred mentions.jsonl --split test --out scores.json")

@@ -13,6 +13,7 @@ from unittest.mock import patch
 
 import nbformat
 import pytest
+from misbehaving import completion, llm  # noqa: F401  a loopback server that plays replies
 
 from icdrat.cli import main
 
@@ -172,6 +173,64 @@ def test_codiesp_without_its_folder_says_how_to_get_it(tmp_path):
 def test_prompt_without_a_server_says_which_variable_is_missing(road):
     done = icdrat("rationales", "prompt", "--corpus", "corpus", "--out", "llm.jsonl", cwd=road, ICDRAT_LLM_URL="", ICDRAT_LLM_MODEL="")
     ends_in_one_line(done, "ICDRAT_LLM_URL")
+
+
+QUOTE = json.dumps({"rationales": [], "quotes": ["patient"]})
+PROMPT = ["rationales", "prompt", "--corpus", "corpus", "--split", "validation"]
+
+
+def asked(road, llm, *words, url=None):  # noqa: F811
+    return icdrat(*PROMPT, *words, cwd=road, ICDRAT_LLM_URL=url or llm.url, ICDRAT_LLM_MODEL="m")
+
+
+def test_a_run_goes_on_where_it_stopped_and_is_repeated_without_a_server(road, llm):  # noqa: F811
+    llm.script(completion(QUOTE, tokens=(3000, 500)))
+    part = asked(road, llm, "--out", "a.jsonl", "--budget", 6000, "--concurrency", 1)
+    assert part.returncode == 0 and "left out because a question about them has no answer yet" in part.stdout, part.stderr
+    n = len(llm.requests)
+    whole = asked(road, llm, "--out", "a.jsonl", "--concurrency", 2, "--record", "r.jsonl", "--answers", "w.jsonl")
+    assert whole.returncode == 0 and f"{n} replayed" in whole.stdout and "left out" not in whole.stdout
+    n, first = len(llm.requests), (road / "a.jsonl").read_text()
+    for words in (["--offline"], ["--offline", "--store", "w.jsonl"]):
+        again = icdrat(*PROMPT, "--out", "again.jsonl", *words, *([] if "--store" in words else ["--store", "a.answers"]), cwd=road, ICDRAT_LLM_URL="", ICDRAT_LLM_MODEL="m")
+        assert again.returncode == 0 and (road / "again.jsonl").read_text() == first, again.stderr
+    assert len(llm.requests) == n
+    rows = [json.loads(line) for line in (road / "r.jsonl").read_text().splitlines()]
+    assert [{k: r[k] for k in ("note_id", "code", "spans", "source", "level")} for r in rows] == [{k: r[k] for k in ("note_id", "code", "spans", "source", "level")} for r in map(json.loads, first.splitlines())]
+    assert all(r["model"] == "m" and r["prompt_sha256"] for r in rows)
+
+
+def test_a_batch_goes_out_and_comes_in(road, llm, tmp_path):  # noqa: F811
+    words = ["--out", "b.jsonl", "--one-code", "--window", 4, "--shots", 2, "--choose", "code", "--names", "training", "--skip", "--level", "mention"]
+    out = asked(road, llm, *words, "--batch-out", tmp_path / "b.jsonl")
+    assert out.returncode == 0 and "questions without an answer" in out.stdout and llm.requests == [], out.stderr
+    rows = [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()]
+    assert all(len(r["body"]["messages"]) == 6 for r in rows)
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(dict(custom_id=r["custom_id"], response=dict(status_code=200, body=completion(QUOTE)))) + "\n" for r in rows))
+    back = asked(road, llm, *words, "--batch-in", tmp_path / "r.jsonl", "--source", "llm_few")
+    assert back.returncode == 0 and f"{len(rows)} kept" in back.stdout and "left out" not in back.stdout, back.stderr
+    assert llm.requests == [] and all(json.loads(line)["source"] == "llm_few" for line in (road / "b.jsonl").read_text().splitlines())
+
+
+def test_several_answers_give_scores(road, llm):  # noqa: F811
+    llm.script(QUOTE)
+    done = asked(road, llm, "--out", "s.jsonl", "--samples", 3, "--scores", "scores.jsonl", "--here", "--prompt", "numbered")
+    assert done.returncode == 0, done.stderr
+    assert len((road / "scores.jsonl").read_text().splitlines()) == len((road / "s.jsonl").read_text().splitlines())
+    assert {r["seed"] for r in llm.requests} == {0, 1, 2} and "[1] " in llm.requests[0]["messages"][-1]["content"]
+
+
+@pytest.mark.parametrize(
+    "words, part",
+    [
+        (["--prompt", "quote"], "there are codes_first, numbered, quotes"), (["--level", "word"], "mention, context, sentence"), (["--choose", "best", "--shots", 1], "fixed, random, code, similar"),
+        (["--names", "all"], "tabular or training"), (["--scores", "s.jsonl"], "--samples 5"), (["--samples", 0], "at least once"), (["--concurrency", 0], "at least 1"),
+        (["--budget", 3], "budget of 3 tokens"), (["--offline", "--store", "nowhere.answers"], "no such store"), (["--batch-in", "nowhere.jsonl"], "nowhere.jsonl"), (["--store", "corpus"], "is no store"), (["--examples", "nowhere", "--shots", 1], "nowhere"),
+    ],
+)  # fmt: skip
+def test_a_wrong_option_of_prompt_is_named(road, llm, words, part):  # noqa: F811
+    ends_in_one_line(asked(road, llm, "--out", "wrong.jsonl", *words), part)
+    assert not (road / "wrong.jsonl").exists() and llm.requests == []
 
 
 def test_a_relative_data_folder_means_the_one_beside_the_command(tmp_path):

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import typer
+from misbehaving import llm  # noqa: F401  a loopback server that plays replies
 from test_cli import ROOT, icdrat
 from test_mdace import a, chart, noteevents_file, write
 from test_mimic import hospital
-from test_prompt import llm  # noqa: F401  a loopback server that plays replies
 
 from icdrat.cli import app
 from icdrat.data.corpus import build, codes_among
@@ -145,18 +145,47 @@ def test_git_takes_no_file_that_holds_it(home, walked):
     assert [f for f in staged if f and tells((home / f).read_bytes())] == ["page.html"], "a page is one file, where its owner asked for it"
 
 
-@pytest.mark.parametrize("reply", [(500, "failed"), json.dumps({"rationales": [{"code": "I10", "quotes": [CANARY, "not there"]}]}), CANARY])
-def test_asking_a_model_on_this_machine_says_no_word_of_it(home, llm, reply):  # noqa: F811
-    llm(reply, notes=())  # what it will reply
-    done = icdrat("rationales", "prompt", "--corpus", "secret", "--split", "validation", "--out", "llm.jsonl", cwd=home, ICDRAT_LLM_URL=llm.url, ICDRAT_LLM_MODEL="m")
+ASK = ["rationales", "prompt", "--corpus", "secret", "--split", "validation"]
+
+
+@pytest.mark.parametrize("reply", [(500, {}), json.dumps({"rationales": [{"code": "I10", "quotes": [CANARY, "not there"]}, {"code": CANARY, "quotes": []}]}), CANARY, CANARY.encode()], ids=["failed", "quoted", "chatty", "broken"])
+@pytest.mark.parametrize("words", [[], ["--one-code", "--window", 3, "--shots", 1, "--samples", 2, "--scores", "scores.jsonl", "--record", "record.jsonl"]], ids=["plain", "all switches"])
+def test_asking_a_model_on_this_machine_says_no_word_of_it(home, llm, reply, words, request, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("icdrat.rationale.server.random.uniform", lambda low, high: 0.001)
+    llm.script(reply)
+    name = "".join(c for c in request.node.name if c.isalnum())
+    done = icdrat(*ASK, "--out", f"{name}.jsonl", *words, cwd=home, ICDRAT_LLM_URL=llm.url, ICDRAT_LLM_MODEL="m")
     assert any(tells(json.dumps(r).encode()) for r in llm.requests), "the model was asked"
-    assert done.returncode == (2 if isinstance(reply, tuple) else 0), done.stderr
+    assert done.returncode == (0 if isinstance(reply, str) else 2), done.stderr
     assert not tells((done.stdout + done.stderr).encode()) and leaks(home) == []
+    if isinstance(reply, str):
+        assert tells((home / f"{name}.answers" / "answers.jsonl").read_bytes()), "the answers are kept, where only their owner reads"
+        assert stat.S_IMODE((home / f"{name}.answers").stat().st_mode) == 0o700
+        assert not any(tells((home / f).read_bytes()) for f in (f"{name}.jsonl", "scores.jsonl", "record.jsonl") if (home / f).exists())
 
 
-def test_a_model_elsewhere_is_not_asked(home):
-    done = icdrat("rationales", "prompt", "--corpus", "secret", "--out", "llm.jsonl", cwd=home, ICDRAT_LLM_URL="http://192.0.2.1/v1", ICDRAT_LLM_MODEL="m")
-    assert done.returncode == 2 and "restricted" in done.stderr and not tells(done.stderr.encode())
+def test_the_answers_about_it_are_not_published(home, llm):  # noqa: F811
+    llm.script(json.dumps({"rationales": []}))
+    done = icdrat(*ASK, "--out", "p.jsonl", "--answers", "published.jsonl", cwd=home, ICDRAT_LLM_URL=llm.url, ICDRAT_LLM_MODEL="m")
+    assert done.returncode == 2 and "publish offsets" in done.stderr and not (home / "published.jsonl").exists()
+
+
+@pytest.mark.parametrize("words", [[], ["--batch-out", "batch.jsonl"], ["--shots", 1]])
+def test_a_model_elsewhere_is_not_asked(home, words):
+    done = icdrat("rationales", "prompt", "--corpus", "secret", "--out", "elsewhere.jsonl", *words, cwd=home, ICDRAT_LLM_URL="http://192.0.2.1/v1", ICDRAT_LLM_MODEL="m", ICDRAT_APPROVED_HOSTS="192.0.2.10")
+    assert done.returncode == 2 and "restricted" in done.stderr and "PhysioNet" in done.stderr and not tells(done.stderr.encode())
+    assert not (home / "elsewhere.jsonl").exists() and not (home / "batch.jsonl").exists()
+
+
+def test_examples_of_it_are_not_shown_elsewhere(home):
+    done = icdrat("data", "vignettes", "--out", "open", cwd=home)
+    done = icdrat("rationales", "prompt", "--corpus", "open", "--examples", "secret", "--shots", 1, "--out", "o.jsonl", cwd=home, ICDRAT_LLM_URL="http://192.0.2.1/v1", ICDRAT_LLM_MODEL="m")
+    assert done.returncode == 2 and "worked example is restricted" in done.stderr and not tells(done.stderr.encode())
+
+
+def test_a_batch_of_it_is_for_its_owner_only(home, tmp_path):
+    done = icdrat(*ASK, "--out", "b.jsonl", "--batch-out", tmp_path / "batch.jsonl", cwd=home, ICDRAT_LLM_URL="http://127.0.0.1:9/v1", ICDRAT_LLM_MODEL="m")
+    assert done.returncode == 0 and tells((tmp_path / "batch.jsonl").read_bytes()) and stat.S_IMODE((tmp_path / "batch.jsonl").stat().st_mode) == 0o600
 
 
 def test_no_notebook_leaves_it_where_others_read(home, walked):
