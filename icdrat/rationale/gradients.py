@@ -35,18 +35,17 @@ def in_units(
     if missing := -rows.shape[1] % size: rows = torch.cat([rows, rows.new_zeros(rows.shape[0], missing, *rows.shape[2:])], 1)
     return rows.reshape(-1, size, *rows.shape[2:])
 
-# %% ../../nbs/32a_rationale.gradients.ipynb #d2c2bfcd
+# %% ../../nbs/32a_rationale.gradients.ipynb #22882337
 def plain(f:Callable, inputs:tuple, bases:tuple):
     "The function of the inputs, differentiated as usual"
     return f(*inputs)
 
 def between(
-    alpha:Float[Tensor, "... tokens"],  # attention
-    base:Float[Tensor, "... tokens"],   # attention at the base; the same for a gradient
+    log_alpha:Float[Tensor, "... tokens"], # logarithm of the attention
+    log_base:Float[Tensor, "... tokens"],  # the same at the base
 ) -> Float[Tensor, "... tokens"]:
-    "The logarithmic mean: what the attention gains for each unit that its logarithm gains"
-    tiny = torch.finfo(alpha.dtype).tiny
-    step = alpha.clamp(min=tiny).log() - base.clamp(min=tiny).log()
+    "The logarithmic mean of two attentions: what one gains for each unit that its logarithm gains"
+    step,alpha,base = log_alpha - log_base, log_alpha.exp(), log_base.exp()
     near = step.abs() < 1e-3
     return torch.where(near, (alpha + base)/2, (alpha - base)/torch.where(near, 1, step))
 
@@ -54,7 +53,7 @@ def through_softmax(worth:Float[Tensor, "... tokens"], mean:Float[Tensor, "... t
     "What a unit of the score of each token is worth, from what its attention is worth"
     return mean*(worth - (mean*worth).sum(-1, keepdim=True)/mean.sum(-1, keepdim=True).clamp(min=torch.finfo(mean.dtype).tiny))
 
-# %% ../../nbs/32a_rationale.gradients.ipynb #bf2d8794
+# %% ../../nbs/32a_rationale.gradients.ipynb #b7e2b427
 @dataclass(frozen=True, eq=False)
 class Sent:
     "What the codes make of whole notes, and what they send back to each unit"
@@ -67,12 +66,12 @@ class Sent:
         "A number for each unit and code whose gradient is that of the logit"
         return (self.per_gathered[units]*head.gather(self.mixed[units], hidden, columns)).sum(-1) + (self.kappa[units]*head.scores(hidden, columns)).sum(-1)
 
-def spread_attention(head, hidden:Sequence[Tensor], real:Bool[Tensor, "units tokens"], n_notes:int, columns:list[int]) -> tuple[Tensor, Tensor]:
-    "Attention in each unit, over the whole of its note; what each note gathers"
-    scores = torch.cat([head.scores(h, columns) for h in hidden]).masked_fill(~real[:, None], NOTHING)
-    alpha = by_unit(by_note(scores, n_notes).softmax(-1), scores.shape[0]//n_notes)
+def spread_attention(head, hidden:Sequence[Tensor], real:Bool[Tensor, "units tokens"], n_notes:int, columns:list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    "Scores over each whole note; attention in each unit; what each note gathers"
+    scores = by_note(torch.cat([head.scores(h, columns) for h in hidden]).masked_fill(~real[:, None], NOTHING), n_notes)
+    alpha = by_unit(scores.softmax(-1), len(real)//n_notes)
     parts = torch.cat([head.gather(a, h, columns) for a,h in zip(alpha.split([len(h) for h in hidden]), hidden)])
-    return alpha, parts.unflatten(0, (n_notes, -1)).sum(1)
+    return scores, alpha, parts.unflatten(0, (n_notes, -1)).sum(1)
 
 def by_note(t:Float[Tensor, "units codes tokens"], n_notes:int) -> Float[Tensor, "notes codes _tokens"]:
     "The units of a note side by side"
@@ -82,7 +81,7 @@ def by_unit(t:Float[Tensor, "notes codes _tokens"], n_units:int) -> Float[Tensor
     "The way back"
     return t.unflatten(2, (n_units, -1)).transpose(1, 2).flatten(0, 1)
 
-# %% ../../nbs/32a_rationale.gradients.ipynb #a7f522c5
+# %% ../../nbs/32a_rationale.gradients.ipynb #208b2ae5
 def sent_down(
     head,                           # of the network
     hidden:Sequence[Tensor],        # h of each group of units
@@ -94,8 +93,9 @@ def sent_down(
 ) -> Sent:
     "Logits, and what each code sends back to each unit"
     with torch.no_grad():
-        alpha,gathered = spread_attention(head, hidden, real, n_notes, columns)
-        alpha0,gathered0 = (alpha,gathered) if bases is None else spread_attention(head, bases, real, n_notes, columns)
+        scores,alpha,gathered = spread_attention(head, hidden, real, n_notes, columns)
+        scores0,alpha0,gathered0 = (scores,alpha,gathered) if bases is None else spread_attention(head, bases, real, n_notes, columns)
+        mean = by_note(alpha, n_notes) if bases is None else between(scores.log_softmax(-1), scores0.log_softmax(-1))
     gathered.requires_grad_()
     logits = slope(lambda g: head.decide(g, columns), (gathered,), (gathered0,))
     per_gathered = torch.autograd.grad(logits.sum(), gathered)[0].repeat_interleave(len(alpha)//n_notes, 0)
@@ -104,7 +104,7 @@ def sent_down(
         total = sum((per_gathered[u]*head.gather(weight[u], h, columns)).sum() for u,h in zip(units, hs))
         return torch.autograd.grad(total, weight)[0]
     a = worth(hidden) if bases is None else (worth(hidden) + worth(bases))/2
-    kappa = through_softmax(by_note(a, n_notes), by_note(between(alpha, alpha0), n_notes))
+    kappa = through_softmax(by_note(a, n_notes), mean)
     return Sent(logits.detach(), alpha, (alpha + alpha0)/2, by_unit(kappa, len(alpha)//n_notes), per_gathered)
 
 # %% ../../nbs/32a_rationale.gradients.ipynb #232ec111
@@ -341,11 +341,12 @@ def product(f:Callable, a:Tensor, b:Tensor, a0:Tensor, b0:Tensor) -> Tensor:
     if not (a.requires_grad and b.requires_grad): return f(a, b)
     return straight(f(a, b), f(a, (b.detach() + b0)/2) + f((a.detach() + a0)/2, b))
 
-# %% ../../nbs/32a_rationale.gradients.ipynb #5ea254c5
+# %% ../../nbs/32a_rationale.gradients.ipynb #55528a35
 def softmax_rule(z, z0, dim=-1, **_):
     "The softmax with the logarithmic mean in the place of its value"
-    z,alpha,alpha0 = z.clamp(min=NEVER), z.detach().softmax(dim), z0.softmax(dim)
-    return straight(alpha, through_softmax(z.transpose(dim, -1), between(alpha, alpha0).transpose(dim, -1)).transpose(dim, -1))
+    z,z0 = z.clamp(min=NEVER).transpose(dim, -1), z0.clamp(min=NEVER).transpose(dim, -1)
+    mean = between(z.detach().log_softmax(-1), z0.log_softmax(-1))
+    return straight(z.detach().softmax(-1), through_softmax(z, mean)).transpose(dim, -1)
 
 def norm_rule(z, z0, shape, weight=None, bias=None, eps=1e-5):
     "square, root, product"

@@ -48,8 +48,8 @@ class Question:
         whole[:, self.read] = scores
         return self.places, whole
 
-# %% ../../nbs/32b_rationale.perturbation.ipynb #29583b5b
-@method('occlusion')
+# %% ../../nbs/32b_rationale.perturbation.ipynb #89171487
+@method('occlusion', needs='coder')
 def occlusion(
     coder:Coder,
     note:Note,
