@@ -19,7 +19,7 @@ from .mention import Mention
 from ..text import fold, sentences
 from ..types import BadInput, Note
 
-# %% ../../nbs/36_rationale.context.ipynb #71c7a70a
+# %% ../../nbs/36_rationale.context.ipynb #c90b4064
 CONTEXTS = ('negated', 'family', 'hypothetical', 'historical')
 
 _KIN = ("mother father mom dad parent parents brother brothers sister sisters sibling siblings son sons daughter daughters child children aunt uncle cousin niece nephew twin grandmother grandfather "
@@ -32,7 +32,7 @@ TRIGGERS = dict(en={
         "rules out;symptoms atypical;to exclude;unremarkable for;wasn't;weren't;with no;without;without any;without evidence of;without sign of;without signs of;w/o",
     ('negated', 'after'): "absent;are negative;are not;are not evident;could be excluded;declined;denied;excluded;free;has been negative;has been ruled out;is negative;is not;is unlikely;less likely;neg;negative;no longer present;"
         "non diagnostic;not evident;not felt to be;not found;not identified;not likely;not supported;not present;not seen;not significant;not suspected;r/o'd;rule out;ruled out;seemed unlikely;seems unlikely;thought unlikely;unlikely;was considered;was entertained;"
-        "was excluded;was negative;was not;was ruled out;was unlikely;wasn't;were considered;were excluded;were negative;were not;were ruled out;weren't;: denies;: neg;: negative;: none",
+        "was excluded;was negative;was not;was ruled out;was unlikely;wasn't;were considered;were excluded;were negative;were not;were ruled out;weren't;: neg;: negative;: none",
     ('hypothetical', 'before'): "as needed for;at risk for;at risk of;call for;chance of;come back for;concern for;concerned about;concerned for;concerning for;educated on;evaluate for;evaluation for;for prevention of;if;in case of;"
         "monitor for;monitored for;possibility of;prevent;prevention of;prophylaxis for;return for;return if;risk for;risk of;risks of;rule/out;screen for;screened for;screening for;should;signs of;symptoms of;"
         "tested for;test for;to evaluate for;unless;warning signs of;was worried about;watch for;worried about;worrisome for",

@@ -4,14 +4,17 @@
 
 # %% auto #0
 __all__ = ['Term', 'LINKS', 'Said', 'keys', 'Lexicon', 'term_of', 'names_something', 'lexicon', 'uninterrupted', 'NoCodesAsked',
-           'linked', 'Mention', 'Linker', 'NoCodesForNote', 'find', 'as_rationales', 'mentions', 'LinkerCoder']
+           'linked', 'Mention', 'Linker', 'NoCodesForNote', 'find', 'as_rationales', 'mentions', 'write_mentions',
+           'LinkerCoder']
 
-# %% ../../nbs/30_rationale.mention.ipynb #065d7241
+# %% ../../nbs/30_rationale.mention.ipynb #1ff2c17a
 import gc
+import json
 import re
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Callable, Iterable, Iterator, NamedTuple
 
 import numpy as np
@@ -19,6 +22,7 @@ from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from ..codes import category, parent
+from ..data.exchange import whole_file
 from ..text import blank, fold, mark, mask_to_spans, spans_to_mask, words
 from ..types import OPERATORS, BadInput, Code, Note, Rationale, Span, UnknownOperator
 
@@ -252,6 +256,15 @@ def mentions(
     notes,linker = list(notes),Linker(lexicons)
     source = linker.lexicons[0].name if len(linker.lexicons) == 1 else 'mention'
     return as_rationales(find(notes, linker, codes_of, link=link, progress=progress), notes, source, codes_of)
+
+# %% ../../nbs/30_rationale.mention.ipynb #a9208bfc
+def write_mentions(
+    path:str|Path,            # where to
+    found:Iterable[Mention],  # one line each
+) -> None:
+    "Mentions as JSON lines, without a word of the notes"
+    with whole_file(path) as part, open(part, 'w', encoding='utf-8', newline='\n') as f:
+        for m in found: f.write(json.dumps(dict(note_id=m.note_id, span=[m.span.start, m.span.end], code=m.code.value, system=m.code.system, sources=m.sources, meanings=m.meanings, context=m.context))+'\n')
 
 # %% ../../nbs/30_rationale.mention.ipynb #cdc01cad
 class LinkerCoder:
