@@ -13,6 +13,7 @@ PROFILES := smoke codiesp
 codiesp.e1_coder   := -p corpus=codiesp
 codiesp.e3_student := -p teacher=mention_training -p weight=0.1
 codiesp.e6_corpora := -p corpora="synth vignettes codiesp"
+codiesp.e7_linker  := -p corpus="vignettes codiesp_en" -p sources="tabular index doid abbreviations training"
 # where a language model is given, it is the teacher
 ifdef ICDRAT_LLM_URL
 $(PROFILE).e3_student += -p teacher=llm
@@ -33,8 +34,8 @@ evaluation := $(rationale) $(wildcard icdrat/evaluation/*.py)
 learning   := $(evaluation) $(wildcard icdrat/learning/*.py)
 report     := icdrat/report.py
 
-EXPERIMENTS := e1_coder e2_rationales e3_student e4_plausibility e5_faithfulness e6_corpora
-PAPER       := tab1_methods tab2_codes tab3_corpora tab4_agreement fig1_curves page1_notes
+EXPERIMENTS := e1_coder e2_rationales e3_student e4_plausibility e5_faithfulness e6_corpora e7_linker
+PAPER       := tab1_methods tab2_codes tab3_corpora tab4_agreement tab5_linker fig1_curves page1_notes
 
 $(RUNS)/e1_coder.ipynb:        $(coder)
 $(RUNS)/e2_rationales.ipynb:   $(rationale)  $(RUNS)/e1_coder.ipynb
@@ -42,10 +43,12 @@ $(RUNS)/e3_student.ipynb:      $(learning)   $(RUNS)/e2_rationales.ipynb
 $(RUNS)/e4_plausibility.ipynb: $(evaluation) $(RUNS)/e3_student.ipynb
 $(RUNS)/e5_faithfulness.ipynb: $(evaluation) $(RUNS)/e3_student.ipynb
 $(RUNS)/e6_corpora.ipynb:      $(data) $(report) $(wildcard icdrat/vignettes/*)
+$(RUNS)/e7_linker.ipynb:       $(evaluation) $(report) $(wildcard icdrat/vignettes/*)
 $(RUNS)/tab1_methods.ipynb:    $(evaluation) $(report) $(RUNS)/e4_plausibility.ipynb $(RUNS)/e5_faithfulness.ipynb
 $(RUNS)/tab2_codes.ipynb:      $(evaluation) $(report) $(RUNS)/e3_student.ipynb
 $(RUNS)/tab3_corpora.ipynb:    $(report) $(RUNS)/e6_corpora.ipynb
 $(RUNS)/tab4_agreement.ipynb:  $(report) $(RUNS)/e6_corpora.ipynb
+$(RUNS)/tab5_linker.ipynb:     $(report) $(RUNS)/e7_linker.ipynb
 $(RUNS)/fig1_curves.ipynb:     $(evaluation) $(report) $(RUNS)/e5_faithfulness.ipynb
 $(RUNS)/page1_notes.ipynb:     $(report) icdrat/view.py $(RUNS)/e3_student.ipynb
 

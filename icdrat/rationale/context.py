@@ -6,7 +6,7 @@
 __all__ = ['CONTEXTS', 'TRIGGERS', 'Meaning', 'REACH', 'NoTriggers', 'triggers', 'flags', 'family_sections', 'in_context',
            'without']
 
-# %% ../../nbs/36_rationale.context.ipynb #3a395ee4
+# %% ../../nbs/36_rationale.context.ipynb #f89676c5
 import re
 from collections import defaultdict
 from functools import cache
@@ -17,7 +17,7 @@ import numpy as np
 from ..data.codiesp import denied_after, denied_before
 from .mention import Mention
 from ..text import fold, sentences
-from ..types import BadInput, Note
+from ..types import BadInput, Note, Span
 
 # %% ../../nbs/36_rationale.context.ipynb #c90b4064
 CONTEXTS = ('negated', 'family', 'hypothetical', 'historical')
@@ -58,31 +58,37 @@ TRIGGERS = dict(en={
     ('family', 'end'): "paciente;presenta;presento",
 })
 
-# %% ../../nbs/36_rationale.context.ipynb #d49f035f
+# %% ../../nbs/36_rationale.context.ipynb #2e756978
 Meaning = tuple[str, str] # a flag of `CONTEXTS` or any; before, after, end or pseudo
 
 class NoTriggers(BadInput): "There are no lists for this language"
 
 @cache
-def _phrases(language:str) -> tuple[re.Pattern, dict[str, tuple[Meaning, ...]]]:
-    "What finds every trigger, the longest first, and what each of them means"
+def _phrases(language:str) -> tuple[dict[str, re.Pattern], dict[str, tuple[Meaning, ...]]]:
+    "By its first word, what finds a trigger, the longest first; and what each of them means"
     if language not in TRIGGERS: raise NoTriggers(f"language {language!r}: there are lists of triggers for {', '.join(TRIGGERS)}; leave the context out, or add lists to TRIGGERS")
-    means = defaultdict(tuple)
+    means,by_first = defaultdict(tuple),defaultdict(list)
     for meaning,phrases in TRIGGERS[language].items():
         for p in phrases.split(';'): means[p] += (meaning,)
-    spelt = [(r'\b' if p[0].isalnum() else '') + r'\s+'.join(map(re.escape, p.split())) for p in sorted(means, key=len, reverse=True)]
-    return re.compile(rf"(?:{'|'.join(spelt)})(?!\w)"), dict(means)
+    for p in sorted(means, key=len, reverse=True): by_first[_FIRST.match(p)[0]].append(r'\s+'.join(map(re.escape, p.split())))
+    return {w:re.compile(rf"(?:{'|'.join(ps)})(?!\w)") for w,ps in by_first.items()}, dict(means)
+
+_FIRST = re.compile(r'\w+|:')
 
 def triggers(
     sentence:str,          # one sentence
     language:str = 'en',   # a key of `TRIGGERS`
 ) -> list[tuple[int, int, tuple[Meaning, ...]]]: # start and end in characters, and what it means; pseudo triggers are left out
     "The phrases in a sentence that turn what is near them"
-    pattern,means = _phrases(language)
-    found = [(*m.span(), means[' '.join(m[0].split())]) for m in pattern.finditer(fold(sentence).replace('’', "'"))]
+    by_first,means = _phrases(language)
+    text,after,found = fold(sentence).replace('’', "'"), 0, []
+    for word in _FIRST.finditer(text):
+        if word.start() < after or (pattern := by_first.get(word[0])) is None or (m := pattern.match(text, word.start())) is None: continue
+        after = m.end()
+        found.append((*m.span(), means[' '.join(m[0].split())]))
     return [t for t in found if ('any', 'pseudo') not in t[2]]
 
-# %% ../../nbs/36_rationale.context.ipynb #d7bc436c
+# %% ../../nbs/36_rationale.context.ipynb #d2878ba3
 REACH = dict(before=20, after=6) # words between a trigger and what it turns
 
 def _reaches(gap:tuple[int, int], flag:str, side:str, sentence:str, found:list) -> bool:
@@ -96,9 +102,10 @@ def flags(
     start:int,            # where the mention starts in it, in characters
     end:int,              # and where it ends
     language:str = 'en',  # a key of `TRIGGERS`
+    found:list|None = None, # the `triggers` of the sentence, where they are known
 ) -> tuple[str, ...]:     # of `CONTEXTS`, in that order
     "How the words around a mention turn it (Chapman et al. 2001, Harkema et al. 2009)"
-    found,turned = triggers(sentence, language), set()
+    found,turned = triggers(sentence, language) if found is None else found, set()
     for s,e,means in found:
         for flag,side in means:
             gap = (e, start) if side == 'before' and e <= start else (end, s) if side == 'after' and s >= end else None
@@ -115,7 +122,7 @@ def family_sections(
     "The parts of a note that are about the family"
     return [m.span() for m in _FAMILY.finditer(text)]
 
-# %% ../../nbs/36_rationale.context.ipynb #efa4d0ef
+# %% ../../nbs/36_rationale.context.ipynb #68252a1c
 def in_context(
     notes:Iterable[Note],     # every note that a mention speaks of
     found:Iterable[Mention],  # any order
@@ -125,19 +132,20 @@ def in_context(
     for n,m in enumerate(found := list(found)): by_note[m.note_id].append(n)
     for note in notes:
         if note.id not in by_note: continue
-        borders,family,memo = sentences(note.text), family_sections(note.text), {}
+        borders,family,known,memo = sentences(note.text), family_sections(note.text), {}, {}
         for n in by_note[note.id]:
-            if (span := found[n].span) not in memo: memo[span] = _context(note, span, borders, family)
+            if (span := found[n].span) not in memo: memo[span] = _context(note, span, borders, family, known)
             flagged[n] = found[n]._replace(context=memo[span])
     if missing := [m.note_id for n,m in enumerate(found) if n not in flagged]: raise BadInput(f"{missing[0]}: a mention of this note, but the note was not given; give all notes that mentions speak of")
     return [flagged[n] for n in range(len(found))]
 
-def _context(note:Note, span, borders:np.ndarray, family:list[tuple[int, int]]) -> tuple[str, ...]:
-    "The flags of one place"
+def _context(note:Note, span:Span, borders:np.ndarray, family:list[tuple[int, int]], known:dict) -> tuple[str, ...]:
+    "The flags of one place; `known` are the triggers of sentences that were looked at before"
     at = min(np.searchsorted(borders[:, 1], span.start, side='right'), len(borders)-1)
     start,end = borders[at].tolist()
     start,end = min(start, span.start), max(end, span.end)
-    said = flags(note.text[start:end], span.start-start, span.end-start, note.language)
+    if (start, end) not in known: known[start, end] = triggers(note.text[start:end], note.language)
+    said = flags(note.text[start:end], span.start-start, span.end-start, note.language, known[start, end])
     if any(s <= span.start < e for s,e in family): said = tuple(c for c in CONTEXTS if c in said or c == 'family')
     return said
 
