@@ -166,7 +166,7 @@ class Mention(NamedTuple):
     meanings:int = 1              # what the written form can stand for, the code's own meaning included
     context:tuple[str, ...] = ()  # of `icdrat.rationale.context.CONTEXTS`; empty: affirmed, of the patient, now
 
-# %% ../../nbs/30_rationale.mention.ipynb #fd126f10
+# %% ../../nbs/30_rationale.mention.ipynb #2e56bf57
 Said = dict[Code, tuple[tuple[str, ...], int]] # for each code the sources of a name and the number of its meanings
 
 class Linker:
@@ -198,12 +198,12 @@ def _said(fits:list[tuple[Lexicon, Term]], speaks_for:Callable[[Code], tuple[Cod
     "What several lexicons say by one name; the surest source sets the number of meanings"
     said = {}
     for l,t in fits:
-        for c in dict.fromkeys(a for c in l.terms[t] for a in speaks_for(c)):
-            sources,meanings = said.get(c, ((), l.meanings.get(t, 1)))
-            said[c] = (*sources, l.name), min(meanings, l.meanings.get(t, 1))
+        mine = dict.fromkeys([a for c in l.terms[t] for a in speaks_for(c)], ((l.name,), l.meanings.get(t, 1)))
+        if not said: said = mine
+        else: said |= {c:((*said[c][0], l.name), min(said[c][1], n)) if c in said else (own, n) for c,(own,n) in mine.items()}
     return said
 
-# %% ../../nbs/30_rationale.mention.ipynb #80a48ebb
+# %% ../../nbs/30_rationale.mention.ipynb #92a6e24e
 class NoCodesForNote(BadInput): "The codes of a note were not given"
 
 def _asked(note:Note, codes_of:dict[str, Iterable[Code]]|None, space:frozenset[Code]|None) -> frozenset[Code]|None:
@@ -211,6 +211,8 @@ def _asked(note:Note, codes_of:dict[str, Iterable[Code]]|None, space:frozenset[C
     if codes_of is None: return space
     if note.id not in codes_of: raise NoCodesForNote(f"{note.id}: codes_of has no entry for this note; give its codes, () if it has none, or leave codes_of out to find all codes")
     return frozenset(codes_of[note.id])
+
+def _itself(code:Code) -> tuple[Code, ...]: return (code,)
 
 def find(
     notes:Iterable[Note],                          # any order
@@ -227,9 +229,10 @@ def find(
     for note in tqdm(notes, desc="mentions", delay=2, disable=not progress):
         asked = _asked(note, codes_of, space)
         if codes_of is not None: codes,said_by = {},{}
-        def speaks_for(c):
-            if c not in codes: codes[c] = linked(c, asked, link)
-            return codes[c]
+        def looked_up(c):
+            if (of := codes.get(c)) is None: of = codes[c] = linked(c, asked, link)
+            return of
+        speaks_for = _itself if asked is None and link == 'full' else looked_up
         found += [Mention(note.id, span, c, sources, meanings) for span,said in linker(note.text, speaks_for, said_by) for c,(sources,meanings) in said.items()]
     return found
 
