@@ -13,6 +13,7 @@ PROFILES := smoke codiesp codiesp_en
 codiesp.e1_coder   := -p corpus=codiesp
 codiesp.e3_student := -p teacher=mention_training -p weight=0.1
 codiesp.e6_corpora := -p corpora="synth vignettes codiesp"
+codiesp.e7_linker  := -p corpus="vignettes codiesp_en" -p sources="tabular index doid abbreviations training"
 codiesp.e8_models  := -p dtype=float32
 codiesp.e9_explainers := -p n_steps=12 -p n_samples=150
 # codiesp_en: the same notes in English, which the encoder in the box can read; their evidence is silver
@@ -40,8 +41,8 @@ evaluation := $(rationale) $(wildcard icdrat/evaluation/*.py)
 learning   := $(evaluation) $(wildcard icdrat/learning/*.py)
 report     := icdrat/report.py
 
-EXPERIMENTS := e1_coder e2_rationales e3_student e4_plausibility e5_faithfulness e6_corpora e8_models e9_explainers
-PAPER       := tab1_methods tab2_codes tab3_corpora tab4_agreement tab6_models tab7_explainers tab8_groups fig1_curves fig2_calibration page1_notes
+EXPERIMENTS := e1_coder e2_rationales e3_student e4_plausibility e5_faithfulness e6_corpora e7_linker e8_models e9_explainers
+PAPER       := tab1_methods tab2_codes tab3_corpora tab4_agreement tab5_linker tab6_models tab7_explainers tab8_groups fig1_curves fig2_calibration page1_notes
 
 $(RUNS)/e1_coder.ipynb:        $(coder)
 $(RUNS)/e2_rationales.ipynb:   $(rationale)  $(RUNS)/e1_coder.ipynb
@@ -49,12 +50,14 @@ $(RUNS)/e3_student.ipynb:      $(learning)   $(RUNS)/e2_rationales.ipynb
 $(RUNS)/e4_plausibility.ipynb: $(evaluation) $(RUNS)/e3_student.ipynb
 $(RUNS)/e5_faithfulness.ipynb: $(evaluation) $(RUNS)/e3_student.ipynb
 $(RUNS)/e6_corpora.ipynb:      $(data) $(report) $(wildcard icdrat/vignettes/*)
+$(RUNS)/e7_linker.ipynb:       $(evaluation) $(report) $(wildcard icdrat/vignettes/*)
 $(RUNS)/e8_models.ipynb:       $(coder)      $(RUNS)/e1_coder.ipynb
 $(RUNS)/e9_explainers.ipynb:   $(evaluation) $(RUNS)/e8_models.ipynb
 $(RUNS)/tab1_methods.ipynb:    $(evaluation) $(report) $(RUNS)/e4_plausibility.ipynb $(RUNS)/e5_faithfulness.ipynb
 $(RUNS)/tab2_codes.ipynb:      $(evaluation) $(report) $(RUNS)/e3_student.ipynb
 $(RUNS)/tab3_corpora.ipynb:    $(report) $(RUNS)/e6_corpora.ipynb
 $(RUNS)/tab4_agreement.ipynb:  $(report) $(RUNS)/e6_corpora.ipynb
+$(RUNS)/tab5_linker.ipynb:     $(report) $(RUNS)/e7_linker.ipynb
 $(RUNS)/tab6_models.ipynb:     $(coder)      $(report) $(RUNS)/e8_models.ipynb
 $(RUNS)/tab7_explainers.ipynb: $(evaluation) $(report) $(RUNS)/e9_explainers.ipynb
 $(RUNS)/tab8_groups.ipynb:     $(coder)      $(report) $(RUNS)/e8_models.ipynb

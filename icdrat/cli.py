@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'data', 'Out', 'Level', 'Seed', 'Folder', 'rationales', 'Split', 'Lines', 'CoderAt', 'evaluate', 'Notes',
            'Pred', 'Json', 'Draws', 'annotate', 'ToolOption', 'main', 'data_synth', 'data_codiesp', 'data_vignettes',
-           'data_mimic', 'data_mdace', 'data_card', 'train_coder', 'Lexicon', 'rationales_mention',
+           'data_mimic', 'data_mdace', 'data_card', 'train_coder', 'Context', 'Link', 'rationales_mention',
            'rationales_attention', 'rationales_prompt', 'GoldLevel', 'evaluate_plausibility', 'evaluate_faithfulness',
            'Tool', 'annotate_export', 'annotate_import', 'annotate_disputes', 'annotate_settle', 'BadSource',
            'agreement_table', 'view_page', 'BadParameter', 'reproduce']
@@ -183,22 +183,36 @@ def _written(found:list, out:Path) -> None:
     write_rationales(out, found)
     print(f"{out}: {len(found)} rationales, {sum(not len(r) for r in found)} of them without evidence")
 
-class Lexicon(str, Enum): "Where the names in a dictionary come from"; tabular = 'tabular'; training = 'training'
+# %% ../nbs/80_cli.ipynb #78859b2a
+class Context(str, Enum): "What may be said of a mention"; negated = 'negated'; family = 'family'; hypothetical = 'hypothetical'; historical = 'historical'
+class Link(str, Enum): "How a name's code becomes one that is asked"; full = 'full'; category = 'category'; ancestor = 'ancestor'
 
 @rationales.command('mention', epilog=_example("icdrat rationales mention --corpus corpus --out mentions.jsonl"))
 def rationales_mention(
     corpus:Folder,
     out:Lines,
-    lexicon:Annotated[Lexicon, typer.Option(help="Names from the tabular list, or those marked in the training notes.")] = Lexicon.tabular,
+    source:Annotated[Optional[list[str]], typer.Option(help="Where names come from: tabular, index, doid, umls, snomed, abbreviations or training; give it several times. By default tabular.")] = None,
+    link:Annotated[Link, typer.Option(help="A name counts for its own code, for its category, or for the nearest code above it that is asked (with --open, for its own).")] = Link.ancestor,
+    open_:Annotated[bool, typer.Option('--open', help="All codes that are found, not only those of the note.")] = False,
+    drop:Annotated[Optional[list[Context]], typer.Option(help="Leave out mentions in this context; give it several times. By default none.")] = None,
+    places:Annotated[Optional[Path], typer.Option(help="Write every mention too, with its sources and context (JSON lines).")] = None,
     split:Split = 'test',
 ):
-    "Mentions found by a dictionary."
+    "Mentions found by dictionaries."
     from icdrat.data.exchange import load_corpus
-    from icdrat.rationale.mention import mentions, tabular_lexicon, training_lexicon
-    notes = load_corpus(corpus)
+    from icdrat.rationale.context import in_context, without
+    from icdrat.rationale.lexicon import lexicons
+    from icdrat.rationale.mention import Linker, as_rationales, find, write_mentions
+    notes,names = load_corpus(corpus),list(dict.fromkeys(source or ['tabular']))
     asked = notes.split(split)
-    words = training_lexicon(notes.split('train')) if lexicon is Lexicon.training else tabular_lexicon(sorted({c for cs in asked.codes.values() for c in cs}))
-    _written(mentions(asked.notes, words, asked.codes), out)
+    codes = None if open_ else {c for cs in asked.codes.values() for c in cs}
+    linker = Linker(lexicons(names, language=notes.language, train=notes.split('train') if 'training' in names else None, codes=codes))
+    if open_: found = find(asked.notes, linker, link='full' if link is Link.ancestor else link.value)
+    else: found = find(asked.notes, linker, asked.codes, link=link.value)
+    if drop or places: found = in_context(asked.notes, found)
+    if places: write_mentions(places, found)
+    found = without(found, [d.value for d in drop or ()])
+    _written(as_rationales(found, asked.notes, f'mention_{names[0]}' if len(names) == 1 else 'mention', None if open_ else asked.codes), out)
 
 # %% ../nbs/80_cli.ipynb #a033d8ac
 @rationales.command('attention', epilog=_example("icdrat rationales attention --corpus corpus --coder coder --out attention.jsonl"))

@@ -257,6 +257,24 @@ def test_help_has_an_example_that_can_be_copied(words):
     assert done.returncode == 0 and "Example:\n    icdrat" in done.stdout.replace("ICDRAT_LLM_URL=http://127.0.0.1:8000/v1 ICDRAT_LLM_MODEL=qwen ", "")
 
 
+def test_mentions_take_their_sources_and_their_context_from_the_command(road):
+    words = ["rationales", "mention", "--corpus", "corpus", "--source", "tabular", "--source", "training", "--places", "places.jsonl"]
+    assert icdrat(*words, "--out", "all.jsonl", cwd=road).returncode == 0
+    places = [json.loads(line) for line in (road / "places.jsonl").open()]
+    assert {s for p in places for s in p["sources"]} == {"mention_tabular", "mention_training"}
+    assert set(places[0]) == {"note_id", "span", "code", "system", "sources", "meanings", "context"}
+    assert icdrat(*words, "--drop", "negated", "--drop", "historical", "--out", "few.jsonl", cwd=road).returncode == 0
+    n_spans = {f: sum(len(json.loads(line)["spans"]) for line in (road / f).open()) for f in ("all.jsonl", "few.jsonl")}
+    dropped = sum(bool({"negated", "historical"} & set(p["context"])) for p in places)
+    assert (n_spans["few.jsonl"] < n_spans["all.jsonl"]) == (dropped > 0)
+    assert {json.loads(line)["source"] for line in (road / "all.jsonl").open()} == {"mention"}
+    assert icdrat("rationales", "mention", "--corpus", "corpus", "--source", "training", "--open", "--link", "category", "--out", "open.jsonl", cwd=road).returncode == 0
+    opened = [json.loads(line) for line in (road / "open.jsonl").open()]
+    assert {r["source"] for r in opened} == {"mention_training"} and all(r["spans"] for r in opened) and all(len(r["code"]) == 3 for r in opened)
+    ends_in_one_line(icdrat(*words, "--source", "icd11", "--out", "x.jsonl", cwd=road), "there are tabular")
+    ends_in_one_line(icdrat("rationales", "mention", "--corpus", "corpus", "--source", "index", "--out", "x.jsonl", cwd=road, ICDRAT_DATA="nowhere"), "leave the source out")
+
+
 def test_a_method_is_compared_with_one_level_of_the_gold(tmp_path):
     assert icdrat("data", "vignettes", "--out", "v", cwd=tmp_path).returncode == 0
     assert icdrat("rationales", "mention", "--corpus", "v", "--out", "m.jsonl", cwd=tmp_path).returncode == 0

@@ -9,7 +9,7 @@ from misbehaving import GOOD, NOTE, TEXT, A, B, llm  # noqa: F401  `llm` is used
 from icdrat.codes import icd
 from icdrat.data.corpus import build
 from icdrat.data.vignettes import vignettes
-from icdrat.rationale.mention import NotTraining
+from icdrat.rationale.lexicon import NotTraining
 from icdrat.rationale.prompt import (
     CHOICES,
     LEAST,

@@ -80,7 +80,8 @@ ROAD = [
     ["train", "--corpus", "secret", "--out", "coder", "--min-notes", 4, "--epochs", 2],
     ["train", "--corpus", "mimic", "--out", "coder2", "--min-notes", 4, "--epochs", 1],
     ["rationales", "mention", "--corpus", "secret", "--out", "mention.jsonl"],
-    ["rationales", "mention", "--corpus", "secret", "--lexicon", "training", "--out", "training.jsonl"],
+    ["rationales", "mention", "--corpus", "secret", "--source", "training", "--out", "training.jsonl"],
+    ["rationales", "mention", "--corpus", "secret", "--source", "tabular", "--source", "training", "--open", "--drop", "negated", "--places", "places.jsonl", "--out", "open.jsonl"],
     ["rationales", "attention", "--corpus", "secret", "--coder", "coder", "--out", "attention.jsonl"],
     ["train", "--corpus", "secret", "--out", "student", "--min-notes", 4, "--epochs", 1, "--guide", "secret/gold.jsonl"],
     ["evaluate", "plausibility", "--notes", "secret", "--gold", "secret/gold.jsonl", "--pred", "mention.jsonl", "--draws", 20, "--split", "test", "--out", "plausibility.json"],
@@ -97,6 +98,7 @@ MISTAKES = [
     ["evaluate", "plausibility", "--notes", "secret", "--gold", "secret/gold.jsonl", "--pred", "bad.jsonl", "--out", "x.json"],
     ["evaluate", "plausibility", "--notes", "secret", "--gold", "licensed/mimiciv/note/discharge.csv.gz", "--pred", "bad.jsonl", "--out", "x.json"],
     ["view", "--notes", "secret", "--source", "bad=bad.jsonl", "--out", "x.html"],
+    ["rationales", "mention", "--corpus", "secret", "--source", "icd11", "--out", "x.jsonl"],
     ["train", "--corpus", "secret", "--out", "x", "--guide", "bad.jsonl"],
     ["data", "mimic", "--folder", "secret", "--out", "x"],
     ["data", "mdace", "--notes", "licensed/mimiciv/note/discharge.csv.gz", "--folder", "mdace", "--out", "x"],
@@ -191,7 +193,7 @@ def test_a_batch_of_it_is_for_its_owner_only(home, tmp_path):
 def test_no_notebook_leaves_it_where_others_read(home, walked):
     runs, results = home / "runs", home / "results"
     for notebook in [*sorted((ROOT / "nbs/experiments").glob("*.ipynb")), *sorted((ROOT / "nbs/paper").glob("*.ipynb"))]:
-        own = dict(e1_coder=["corpus=" + str(home / "secret"), "min_notes=4"], e5_faithfulness=["n_random=1", "shares=0.1 0.5"], e6_corpora=["corpora=vignettes prepared"])
+        own = dict(e1_coder=["corpus=" + str(home / "secret"), "min_notes=4"], e5_faithfulness=["n_random=1", "shares=0.1 0.5"], e6_corpora=["corpora=vignettes prepared"], e7_linker=["n_draws=20"])
         words = [w for p in own.get(notebook.stem, []) for w in ("-p", p)]
         places = ["-p", f"results={results}", "-p", f"runs={runs}"]
         done = icdrat("reproduce", notebook, "--out", runs / notebook.name, *words, *places)

@@ -24,7 +24,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from ..codes import category, description, inclusion_terms, listed
 from ..data.corpus import Corpus
-from .mention import NotTraining, keys, names, names_something
+from .lexicon import NotTraining, names
+from .mention import keys, names_something
 from ..text import merge_spans, sentences, words
 from ..types import LEVELS, BadInput, Code, Note, Rationale, Span
 
