@@ -14,7 +14,6 @@ import importlib
 import json
 import math
 import os
-import pickle
 import pkgutil
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -28,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
 from jaxtyping import Bool, Float, Int
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -153,7 +152,7 @@ def accelerated(
 
 def leads() -> bool:
     "Whether this process is the one that writes files and shows bars"
-    return PartialState().is_main_process
+    return PartialState(cpu=parse_flag_from_env('ACCELERATE_USE_CPU')).is_main_process
 
 # %% ../../nbs/24_coder.training.ipynb #8c3dd009
 class GuideWithoutLoss(BadInput): "Rationales and a loss for the attention come together"
@@ -346,7 +345,7 @@ def opened(
     if not about.is_file():
         with whole_file(about, private) as part: part.write_text(json.dumps(belongs, indent=1)+'\n')
     try: return torch.load(file, map_location='cpu', weights_only=True) if file.is_file() else None
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError): raise BrokenCheckpoint(f"{file}: not a whole checkpoint; remove it to start anew") from None
+    except Exception: raise BrokenCheckpoint(f"{file}: not a whole checkpoint; remove it to start anew") from None
 
 # %% ../../nbs/24_coder.training.ipynb #8c3dd016
 def from_main(
