@@ -6,12 +6,14 @@
 __all__ = ['NoLesson', 'lessons', 'train_student']
 
 # %% ../../nbs/51_learning.student.ipynb #387099d3
+from pathlib import Path
 from typing import Iterable
 
 import pandas as pd
 
-from ..coder.convolutional import CAML
-from ..coder.training import Recipe, train
+from ..coder.network import LabelAttentionCoder
+from ..coder.recipe import RECIPES, Recipe
+from ..coder.training import train
 from ..data.corpus import Corpus
 from .objectives import attention_kl
 from ..types import BadInput, Code, Rationale
@@ -37,9 +39,10 @@ def train_student(
     codes:list[Code],                    # the coder's columns
     rationales:Iterable[Rationale] = (), # of the teacher; none: an unguided coder
     weight:float = 1.,                   # lambda, how much the guide counts; >= 0
-    recipe:Recipe = Recipe(),            # how to train
+    recipe:Recipe = RECIPES['caml'],     # what to train, and how
+    folder:str|Path|None = None,         # for checkpoints; a run that was killed goes on from there
     progress:bool = True,                # show a bar
-) -> tuple[CAML, pd.DataFrame]:          # the coder, and one row per epoch
+) -> tuple[LabelAttentionCoder, pd.DataFrame]: # the coder, and one row per epoch
     "A coder whose attention is guided by distant rationales (Li et al. 2026; loss of Edin et al. 2024)"
     return train(corpus.split('train'), corpus.split('validation'), codes, recipe,
-                 guide=lessons(rationales, corpus, codes), guide_loss=attention_kl, guide_weight=weight, progress=progress)
+                 guide=lessons(rationales, corpus, codes), guide_loss=attention_kl, guide_weight=weight, folder=folder, progress=progress)
