@@ -35,8 +35,9 @@ def icdrat(*words, cwd=ROOT, **env):
     return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
 
 
-def test_it_runs_as_a_process_of_its_own():
-    done = subprocess.run([sys.executable, "-c", "from icdrat.cli import main; main()", "train", "--corpus", "nowhere", "--out", "c"], cwd=ROOT, capture_output=True, text=True)
+@pytest.mark.parametrize("start", [["-c", "from icdrat.cli import main; main()"], ["-m", "icdrat.cli"]], ids=["as a command", "as a module"])
+def test_it_runs_as_a_process_of_its_own(start):
+    done = subprocess.run([sys.executable, *start, "train", "--corpus", "nowhere", "--out", "c"], cwd=ROOT, capture_output=True, text=True)
     ends_in_one_line(done, "nowhere")
 
 
@@ -71,6 +72,18 @@ def test_pairs_that_nobody_answered_are_said_and_a_split_leaves_them_out(road):
     recall = {n: next(s["value"] for s in json.loads((road / f"{n}.json").read_text())["scores"] if s["metric"] == "token/recall") for n in ("all", "test")}
     assert "count as missed" in everything.stdout and "count as missed" not in asked.stdout
     assert recall["test"] > 2 * recall["all"] > 0
+
+
+def test_a_training_has_its_log_and_curves_and_goes_on_from_its_checkpoints(road):
+    words = ["train", "--corpus", "corpus", "--out", "other", "--min-notes", 4, "--epochs", 2, "--set", "filters=8", "--checkpoints", "night", "--log", "log.csv"]
+    first, second = icdrat(*words, cwd=road), icdrat(*words, cwd=road)
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert first.stdout.splitlines()[-1] == second.stdout.splitlines()[-1] and "of 2, validation micro F1" in first.stdout
+    assert json.loads((road / "other" / "config.json").read_text())["hyperparameters"]["filters"] == 8
+    assert (road / "log.csv").read_text().startswith("epoch,step,loss") and (road / "log.svg").is_file()
+    assert "caml cannot be made with encoder" in icdrat(*words, "--encoder", "x", cwd=road).stderr
+    done = icdrat(*words, "--lr", 0.1, cwd=road)
+    assert done.returncode == 2 and "lr (0.003 there, 0.1 now)" in done.stderr
 
 
 def test_faithfulness_stands_beside_its_random_control(road):
@@ -151,6 +164,9 @@ def test_half_a_gz_ends_in_one_line(files):
     "words, parts",
     [
         (["train", "--corpus", "nowhere", "--out", "c"], ["nowhere", "no notes.jsonl"]),
+        (["train", "--corpus", "corpus", "--out", "c", "--architecture", "gru"], ["gru", "caml, multirescnn"]),
+        (["train", "--corpus", "corpus", "--out", "c", "--set", "clip"], ["--set clip", "NAME=VALUE"]),
+        (["train", "--corpus", "corpus", "--out", "c", "--set", "clip=-1"], ["clip is -1"]),
         (["data", "codiesp", "--folder", "nowhere", "--out", "c"], ["nowhere", "3837305"]),
         (["data", "synth", "--notes", 0, "--out", "c"], ["0"]),
         (["rationales", "attention", "--corpus", "nowhere", "--coder", "nowhere", "--out", "a.jsonl"], ["nowhere"]),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from icdrat.codes import icd
-from icdrat.coder.training import Recipe
+from icdrat.coder.recipe import recipe
 from icdrat.data.corpus import build
 from icdrat.learning.student import NoLesson, lessons, train_student
 from icdrat.text import find_quote, mark
@@ -12,7 +12,7 @@ from icdrat.text import find_quote, mark
 CODES = [icd("E11.9"), icd("I10")]
 CUE = {CODES[0]: "metformin", CODES[1]: "lisinopril"}
 SHADOW = {CODES[0]: "clinic", CODES[1]: "ward"}
-RECIPE = Recipe(epochs=30, embedding=12, filters=12, width=1, min_count=1)
+RECIPE = recipe("caml", epochs=30, embedding=12, filters=12, width=1, min_count=1)
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Callable, Iterable, NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -429,12 +430,12 @@ def learning_curves(
     monitor:str = 'micro_f1',   # the score that chose the epoch
 ) -> Figure:
     "Losses and validation scores, epoch by epoch"
-    fig = Figure(figsize=(7, 2.6), layout='constrained')
-    left,right = fig.subplots(1, 2)
+    fig,(left,right) = plt.subplots(1, 2, figsize=(7, 2.6), layout='constrained')
     guided = ['guide_loss'] if log['guide_loss'].any() else []
     for ax,names in ((left, ['loss', *guided]), (right, ['micro_f1', 'macro_f1', 'map'])):
         for name in names: ax.plot(log['epoch'], log[name], label=name, marker='.')
         ax.axvline(log['epoch'][log[monitor].idxmax()], color='grey', linestyle=':', label='epoch kept')
         ax.set(xlabel="epoch"); ax.xaxis.get_major_locator().set_params(integer=True); ax.legend(fontsize=7)
     left.set(ylabel="loss", ylim=(0, None)); right.set(ylabel="validation", ylim=(0, 1.05))
+    plt.close(fig)  # a notebook shows what is returned, and not a second time what is open
     return fig
