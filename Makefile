@@ -23,6 +23,7 @@ codiesp_en.e8_models  := -p dtype=float32 -p architectures="caml multirescnn laa
 codiesp_en.e9_explainers := $(codiesp.e9_explainers) -p architectures="caml multirescnn laat plm_icd"
 # where a language model is given, it is the teacher
 ifdef ICDRAT_LLM_URL
+$(PROFILE).e2_rationales += -p one_code=true -p window=6 -p shots=2
 $(PROFILE).e3_student += -p teacher=llm
 endif
 
