@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 from .base import UnknownArchitecture, pad_batch
 from .network import LabelAttentionCoder, LabelNetwork
-from .recipe import RECIPES, BadRecipe, Recipe, rate, recipe, with_gaps
+from .recipe import RECIPES, BadRecipe, Recipe, rate, with_gaps
 from .scores import code_counts, in_rank_order, list_scores, micro_curve, prf_of_counts
 from .start import evidence, positive_weights, shuffled_batches, truths, word_vectors
 from ..data.corpus import Corpus

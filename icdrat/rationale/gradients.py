@@ -5,24 +5,22 @@
 # %% auto #0
 __all__ = ['GROUP', 'NEVER', 'CURVES', 'PRODUCTS', 'UNSEEN', 'in_units', 'plain', 'between', 'through_softmax', 'Sent',
            'spread_attention', 'by_note', 'by_unit', 'sent_down', 'unlearning', 'pulled', 'worth_walking', 'Walk',
-           'BadPrecision', 'half', 'Units', 'walk', 'Embedded', 'embedded', 'BadReduction', 'input_x_gradient',
-           'attingrad', 'integrated_gradients', 'shap_draws', 'gradient_shap', 'straight', 'secant', 'product',
-           'softmax_rule', 'norm_rule', 'NoRule', 'attention_rule', 'Secants', 'rescaled', 'DoesNotAddUp', 'BadRule',
-           'deeplift']
+           'Units', 'walk', 'Embedded', 'embedded', 'BadReduction', 'input_x_gradient', 'attingrad',
+           'integrated_gradients', 'shap_draws', 'gradient_shap', 'straight', 'secant', 'product', 'softmax_rule',
+           'norm_rule', 'NoRule', 'attention_rule', 'Secants', 'rescaled', 'DoesNotAddUp', 'BadRule', 'deeplift']
 
 # %% ../../nbs/32a_rationale.gradients.ipynb #1df0945e
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ..coder.network import NOTHING, LabelAttentionCoder, LabelNetwork, word_sums
+from ..coder.network import NOTHING, LabelAttentionCoder, LabelNetwork, half, word_sums
 from .attribution import draw_seed, method, normalised, read_note
 from ..types import BadInput, Note
 
@@ -148,13 +146,6 @@ class Walk:
     n_walks:int                                   # pairs of a code and a group of units that were walked
 
 GROUP = 128 # tokens that are encoded together; what belongs to so many fits into the cache of a processor
-
-class BadPrecision(BadInput): "Encoding is done in float32 or in bfloat16"
-
-def half(precision:str, device:torch.device):
-    "Within the block, matrix products are taken in this precision"
-    if precision not in ('float32', 'bfloat16'): raise BadPrecision(f"precision={precision!r}: choose float32 or bfloat16")
-    return nullcontext() if precision == 'float32' else torch.autocast(device.type, torch.bfloat16)
 
 # %% ../../nbs/32a_rationale.gradients.ipynb #6d7de929
 class Units:

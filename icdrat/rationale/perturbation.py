@@ -7,7 +7,6 @@ __all__ = ['Question', 'occlusion', 'n_versions', 'answered', 'lime_draws', 'nea
 
 # %% ../../nbs/32b_rationale.perturbation.ipynb #ed968800
 import warnings
-from typing import Callable, Iterator
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from sklearn.linear_model import Lasso, LinearRegression
 
 from ..coder.network import LabelAttentionCoder
 from .attribution import draw_seed, method, normalised, read_note, word_offsets
-from ..types import OPERATORS, BadInput, Coder, Note, Span, UnknownOperator
+from ..types import OPERATORS, Coder, Note, Span, UnknownOperator
 
 # %% ../../nbs/32b_rationale.perturbation.ipynb #04e3a996
 class Question:

@@ -17,7 +17,7 @@ import torch
 from captum._utils.models.linear_model import SkLearnLasso
 from captum.attr import DeepLift, FeatureAblation, GradientShap, InputXGradient, IntegratedGradients, KernelShap, Lime
 from captum.attr._core.lime import get_exp_kernel_similarity_function
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..coder.base import by_length, pad_batch

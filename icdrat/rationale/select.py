@@ -199,7 +199,7 @@ def choose(
 ) -> Selection:                           # with its F1 on these notes
     "The rule and value with the best micro token F1"
     rules,rows = [rules] if isinstance(rules, str) else list(rules), gold_by_row(explanations, gold, notes, sign)
-    if not rules or (unknown := [r for r in rules if r not in RULES]): raise BadSelection(f"rules {', '.join(map(repr, rules)) or 'none'}: choose from {', '.join(RULES)}")
+    if not rules or set(rules) - set(RULES): raise BadSelection(f"rules {', '.join(map(repr, rules)) or 'none'}: choose from {', '.join(RULES)}")
     found = []
     for rule in rules:
         if rule == 'cut': value,f1 = _exact_cut(*(np.concatenate([row[i] for row in rows]) for i in (1, 2)))
