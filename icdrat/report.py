@@ -128,6 +128,8 @@ def check_parameters(
 # %% ../nbs/60_report.ipynb #88446a9b
 class NotebookFailed(BadInput): "A cell of the notebook raised an error"
 
+_ENVIRONMENT = dict(TQDM_MININTERVAL='1', PYTHONWARNINGS='ignore:IProgress not found')  # bars that a log can hold, and no word about widgets
+
 def run_notebook(
     notebook:str|Path,           # with one cell tagged `parameters`
     executed:str|Path,           # where the executed copy goes
@@ -137,7 +139,7 @@ def run_notebook(
     "Run a notebook with these parameters in its own folder"
     notebook,executed = check_parameters(notebook, parameters), Path(executed).resolve()
     from papermill import PapermillExecutionError, execute_notebook
-    os.environ.setdefault('TQDM_MININTERVAL', '1')
+    for name,value in _ENVIRONMENT.items(): os.environ.setdefault(name, value)
     with whole_file(executed) as part:
         try: execute_notebook(str(notebook), str(part), parameters, cwd=str(notebook.parent), kernel_name='python3', progress_bar=False, extra_arguments=['--log-level=CRITICAL'], stderr_file=sys.stderr if progress else None)
         except PapermillExecutionError as e:

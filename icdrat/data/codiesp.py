@@ -238,7 +238,6 @@ def silver(
     if sum(differ.values()) > .05*n_lines: raise ShiftedOffsets(f"{Path(file).name}: in {sum(differ.values())} of {n_lines} lines the offsets do not point at the marked words; give the English corpus, as published")
     return [mark(notes[i], c, s, f'silver_{quality}') for (i,c),s in spans.items()], dict(differ)
 
-# %% ../../nbs/13_data.codiesp.ipynb #2d76bb72
 def with_silver(
     corpus:Corpus,             # the English notes
     folder:str|Path|None=None, # the unpacked archive, with `SILVER` in it or beside it; None: $ICDRAT_DATA/codiesp
