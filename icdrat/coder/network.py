@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ALL', 'NOTHING', 'LabelAttention', 'LabelCrossAttention', 'attend', 'LabelNetwork', 'network', 'BadPrecision', 'half',
-           'encoded', 'block_parts', 'joined', 'Blocks', 'UnequalLists', 'LabelAttentionCoder', 'word_places',
-           'word_sums', 'attention', 'save_coder', 'load_label_coder']
+           'encoded', 'block_parts', 'joined', 'notes_joined', 'Blocks', 'UnequalLists', 'LabelAttentionCoder',
+           'batches', 'row_logits', 'word_places', 'word_sums', 'attention', 'save_coder', 'load_label_coder']
 
 # %% ../../nbs/21_coder.network.ipynb #d38ef32c
 from collections import OrderedDict
@@ -165,7 +165,26 @@ def joined(
     weight = (top - top.amax(1, keepdim=True)).exp()
     return head.decide((weight[..., None]*gathered).sum(1)/(weight*mass).sum(1)[..., None], columns)
 
-# %% ../../nbs/21_coder.network.ipynb #25c8993e
+# %% ../../nbs/21_coder.network.ipynb #362b7ec2
+def notes_joined(
+    head:LabelAttention|LabelCrossAttention,
+    notes:list[list[bytes]],                  # the blocks of each note, by name
+    known:dict[bytes, tuple[Tensor, Tensor, Tensor]], # m, z and g of each block
+    columns = ALL,                            # the codes wanted
+    most:int = 2**22,                         # numbers joined at once
+) -> Float[Tensor, "notes codes"]:            # logits
+    "The answers of notes whose blocks are known"
+    place = {k:i for i,k in enumerate(dict.fromkeys(k for row in notes for k in row))}
+    table = np.full((len(notes), max(map(len, notes))), -1)
+    for at,row in zip(table, notes): at[:len(row)] = [place[k] for k in row]
+    top,mass,gathered = (torch.stack(p) for p in zip(*(known[k] for k in place)))
+    answers = []
+    for at in torch.from_numpy(table).to(top.device).split(max(1, most//(table.shape[1]*gathered[0].numel()))):
+        reached = top[at].masked_fill((at < 0)[..., None], -torch.inf)
+        answers.append(joined(head, reached, mass[at], gathered[at], columns))
+    return torch.cat(answers)
+
+# %% ../../nbs/21_coder.network.ipynb #d620c3f1
 class Blocks:
     "Answers of a network that reads in blocks; each different block is encoded once"
     def __init__(self, network:LabelNetwork, pad:int, mask:int, memory_mb:float=256, batch_tokens:int=2048, precision:str='float32'):
@@ -185,22 +204,12 @@ class Blocks:
             parts = block_parts(self.network.head, encoded(self.network, ids, real, self.precision), real, self.columns)
             for k,*part in zip(batch, *parts): self.known[k] = part
         self.n_encoded += len(keys)
-    def _join(self, group:list[list[bytes]]) -> Float[Tensor, "notes codes"]:
-        place = {k:i for i,k in enumerate(dict.fromkeys(k for row in group for k in row))}
-        table = np.full((len(group), max(map(len, group))), -1)
-        for at,row in zip(table, group): at[:len(row)] = [place[k] for k in row]
-        top,mass,gathered = (torch.stack(p) for p in zip(*(self.known[k] for k in place)))
-        answers = []
-        for at in torch.from_numpy(table).to(top.device).split(max(1, int(2**22//(table.shape[1]*gathered[0].numel())))):
-            missing = (at < 0)[..., None]
-            answers.append(joined(self.network.head, top[at].masked_fill(missing, -torch.inf), mass[at], gathered[at], self.columns))
-        return torch.cat(answers)
     def __call__(self, rows:Sequence[Int[np.ndarray, "_tokens"]], columns=ALL) -> Float[Tensor, "notes codes"]:
         "Logits, in the order of the rows"
         if columns is not self.columns and columns != self.columns: self.known,self.columns = OrderedDict(), columns
         size,group,new,answers = self.network.block, [], {}, []
         def answered():
-            self._encode(list(new)); answers.append(self._join(group))
+            self._encode(list(new)); answers.append(notes_joined(self.network.head, group, self.known, columns))
             while len(self.known) > self._room(): self.known.popitem(last=False)
             group.clear(); new.clear()
         for row in rows:
@@ -214,7 +223,7 @@ class Blocks:
         if group: answered()
         return torch.cat(answers)
 
-# %% ../../nbs/21_coder.network.ipynb #146d73c0
+# %% ../../nbs/21_coder.network.ipynb #086776b4
 class UnequalLists(BadInput): "One list of erased spans is needed for each text"
 
 class LabelAttentionCoder:
@@ -235,20 +244,8 @@ class LabelAttentionCoder:
     @property
     def batch_tokens(self): return self.how['batch_tokens']
     def __repr__(self): return f"{self.network.architecture}: {len(self.reader)} tokens, {len(self.codes)} codes, threshold {np.round(self.threshold, 2) if np.ndim(self.threshold) == 0 else 'for each'}"
-    def logits(self, rows:Sequence[Int[np.ndarray, "_tokens"]], columns=ALL) -> Float[np.ndarray, "notes codes"]:
-        "What each code makes of each row of token numbers"
-        if not len(rows): return np.zeros((0, len(np.arange(len(self.codes))[columns])), np.float32)
-        with torch.inference_mode():
-            if self.blocks: return self.blocks(rows, columns).cpu().numpy()
-            out = [None]*len(rows)
-            for batch,logits,_ in self.batches(rows, columns):
-                for i,answer in zip(batch, logits.cpu().numpy()): out[i] = answer
-            return np.stack(out)
-    def batches(self, rows, columns=ALL) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        "Positions of the rows, logits and attention scores of each batch"
-        for batch in by_length([len(r) for r in rows], self.batch_tokens):
-            ids,real = (t.to(self.network.device) for t in pad_batch([rows[i] for i in batch], self.reader.pad, self.reader.mask, self.network.block or 1))
-            yield batch, *attend(self.network.head, encoded(self.network, ids, real, self.how['precision']), real, columns)
+    def logits(self, rows:Sequence[Int[np.ndarray, "_tokens"]], columns=ALL): return row_logits(self, rows, columns)
+    def batches(self, rows:Sequence[Int[np.ndarray, "_tokens"]], columns=ALL): return batches(self, rows, columns)
     def __call__(self,
         texts:list[str],                             # whole notes
         erased:Sequence[Sequence[Span]]|None = None, # for each text, what must not be seen; None: nothing is erased
@@ -266,6 +263,31 @@ class LabelAttentionCoder:
     def to(self, device, **how):
         "The same coder on another device, or with other `memory_mb`, `batch_tokens` or `precision`"
         return LabelAttentionCoder(self.network.to(device), self.reader, self.codes, self.threshold, **(self.how | how))
+
+# %% ../../nbs/21_coder.network.ipynb #d2d31157
+def batches(
+    coder:LabelAttentionCoder,
+    rows:Sequence[Int[np.ndarray, "_tokens"]],  # token numbers of each note
+    columns = ALL,                              # the codes wanted
+) -> Iterator[tuple[list[int], Tensor, Tensor]]: # positions of the rows, logits, attention scores before the softmax
+    "The answers for each batch of rows of similar length"
+    for batch in by_length([len(r) for r in rows], coder.batch_tokens):
+        ids,real = (t.to(coder.network.device) for t in pad_batch([rows[i] for i in batch], coder.reader.pad, coder.reader.mask, coder.network.block or 1))
+        yield batch, *attend(coder.network.head, encoded(coder.network, ids, real, coder.how['precision']), real, columns)
+
+@torch.inference_mode()
+def row_logits(
+    coder:LabelAttentionCoder,
+    rows:Sequence[Int[np.ndarray, "_tokens"]],  # token numbers of each note
+    columns = ALL,                              # the codes wanted
+) -> Float[np.ndarray, "notes codes"]:          # in the order of the rows
+    "What each code makes of each row of token numbers, in blocks where the network reads in blocks"
+    if not len(rows): return np.zeros((0, len(np.arange(len(coder.codes))[columns])), np.float32)
+    if coder.blocks: return coder.blocks(rows, columns).cpu().numpy()
+    out = [None]*len(rows)
+    for batch,logits,_ in batches(coder, rows, columns):
+        for i,answer in zip(batch, logits.cpu().numpy()): out[i] = answer
+    return np.stack(out)
 
 # %% ../../nbs/21_coder.network.ipynb #a57905ce
 def word_places(

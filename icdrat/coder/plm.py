@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NoMask', 'WordPieces', 'truncated', 'NoEncoder', 'encoder_folder', 'quiet', 'pretrained', 'BadChunk', 'PlmNetwork',
-           'plain_config', 'without_pooler', 'frozen_parameters']
+           'start_head', 'plain_config', 'without_pooler', 'frozen_parameters']
 
 # %% ../../nbs/24_coder.plm.ipynb #5bd08406
 import json
@@ -92,7 +92,7 @@ def pretrained(
         try: return AutoModel.from_pretrained(encoder_folder(name), dtype=torch.float32), AutoTokenizer.from_pretrained(encoder_folder(name))
         except (OSError, ValueError) as e: raise NoEncoder(f"{name}: transformers cannot load it ({str(e).splitlines()[0]}); give a folder with config.json, model.safetensors and a tokenizer, or a name on the hub") from None
 
-# %% ../../nbs/24_coder.plm.ipynb #1cf40d4e
+# %% ../../nbs/24_coder.plm.ipynb #8fb1e135
 class BadChunk(BadInput): "The encoder cannot read a chunk of this length"
 
 @network('plm_icd')
@@ -105,8 +105,8 @@ class PlmNetwork(LabelNetwork):
         if not 1 <= chunk <= (most := getattr(config, 'max_position_embeddings', chunk)): raise BadChunk(f"chunk {chunk}: {config.model_type} reads 1 to {most} tokens at once")
         self.hyperparameters = dict(encoder=encoder, chunk=chunk, head=head, projection=projection, head_lr=head_lr, frozen=frozen, dtype=dtype)
         self.encoder = without_pooler(AutoModel.from_config(config)).to(getattr(torch, dtype))
-        size,self.block,self.head_lr,self.frozen = config.hidden_size, chunk, head_lr, frozen
-        self.head = LabelAttention(size, n_codes, projection, dtype) if head == 'label' else LabelCrossAttention(size, n_codes, dtype)
+        self.block,self.head_lr,self.frozen = chunk, head_lr, frozen
+        self.head = LabelAttention(config.hidden_size, n_codes, projection, dtype) if head == 'label' else LabelCrossAttention(config.hidden_size, n_codes, dtype)
     @classmethod
     def fresh(cls, texts, n_codes, encoder='minilm', max_tokens=6144, min_count=None, **hyperparameters):
         known,tokenizer = pretrained(encoder)
@@ -122,18 +122,10 @@ class PlmNetwork(LabelNetwork):
         found = self.encoder(inputs_embeds=chunks if whole else chunks[some], attention_mask=(there if whole else there[some]).long()).last_hidden_state
         if not whole: found = found.new_zeros(*chunks.shape[:2], found.shape[-1]).masked_scatter(some[:, None, None], found)
         return found.reshape(*x.shape[:2], -1)
-    def begin(self, rng, rates, vectors=None):
-        with torch.no_grad():
-            for name,p in self.head.named_parameters():
-                if name == 'norm.weight': p.fill_(1)
-                elif p.ndim == 2: p.copy_(torch.from_numpy(rng.normal(0, .03, tuple(p.shape))))
-                elif name == 'weight': p.copy_(torch.from_numpy(rng.normal(0, .03, tuple(p.shape))))
-                else: p.zero_()
-            self.head.bias.copy_(torch.from_numpy(np.broadcast_to(np.log(rates/(1-rates)).mean() if self.head.bias.numel() == 1 else np.log(rates/(1-rates)), self.head.bias.shape).copy()))
+    def begin(self, rng, rates, vectors=None): start_head(self.head, rng, rates)
     def groups(self, lr):
         for p in frozen_parameters(self.encoder, self.frozen): p.requires_grad_(False)
-        learned = [p for p in self.encoder.parameters() if p.requires_grad]
-        return [dict(params=learned, lr=lr), dict(params=list(self.head.parameters()), lr=lr*self.head_lr)]
+        return [dict(params=[p for p in self.encoder.parameters() if p.requires_grad], lr=lr), dict(params=list(self.head.parameters()), lr=lr*self.head_lr)]
     @torch.no_grad()
     def self_attentions(self, ids:Int[Tensor, "chunks tokens"], real:Bool[Tensor, "chunks tokens"]) -> list[Float[Tensor, "chunks heads tokens tokens"]]:
         "What each token of a chunk attends to, layer by layer"
@@ -142,7 +134,20 @@ class PlmNetwork(LabelNetwork):
         try: return list(self.encoder(inputs_embeds=self.embed(ids), attention_mask=real.long(), output_attentions=True).attentions)
         finally: self.encoder.set_attn_implementation(before)
 
-# %% ../../nbs/24_coder.plm.ipynb #6b64408e
+# %% ../../nbs/24_coder.plm.ipynb #772ddc31
+@torch.no_grad()
+def start_head(
+    head:LabelAttention|LabelCrossAttention,
+    rng:np.random.Generator,
+    rates:Float[np.ndarray, "codes"],  # share of the training notes that have each code, in (0, 1)
+    spread:float = .03,                # of the random numbers
+) -> None:
+    "Fill a head with small random numbers, its biases with the log-odds of the codes (their mean where codes share one)"
+    for name,p in head.named_parameters():
+        p.copy_(torch.from_numpy(rng.normal(0, spread, tuple(p.shape)) if 'bias' not in name and not name.startswith('norm') else np.full(tuple(p.shape), float(name == 'norm.weight'))))
+    odds = torch.from_numpy(np.log(rates/(1-rates))).to(head.bias)
+    head.bias.copy_(odds if len(head.bias) == len(odds) else odds.mean())
+
 def plain_config(encoder:nn.Module) -> dict:
     "The configuration from which an encoder can be built again"
     config = json.loads(encoder.config.to_json_string(use_diff=True))
