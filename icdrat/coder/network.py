@@ -326,7 +326,7 @@ def attention(
                 found[i] = places, word_sums(row[:, :len(word)], word, len(places))
     return found
 
-# %% ../../nbs/21_coder.network.ipynb #19ef9688
+# %% ../../nbs/21_coder.network.ipynb #0ff0f0e2
 def save_coder(
     coder:LabelAttentionCoder,
     folder:str|Path,      # where to; replaced when it holds a coder
@@ -348,4 +348,4 @@ def load_label_coder(
     reader = network.reader.load(folder)
     try: fresh = network(len(reader), len(config.codes), **config.hyperparameters)
     except (TypeError, AttributeError, RuntimeError, ValueError, KeyError) as e: raise BadConfig(f"{folder}/config.json: hyperparameters do not make a network ({e}); save the coder again") from None
-    return LabelAttentionCoder(read_weights(folder, fresh), reader, config.codes, config.threshold)
+    return LabelAttentionCoder(read_weights(folder, fresh).requires_grad_(False), reader, config.codes, config.threshold)

@@ -6,7 +6,7 @@
 __all__ = ['NoMask', 'WordPieces', 'truncated', 'NoEncoder', 'encoder_folder', 'quiet', 'pretrained', 'BadChunk', 'PlmNetwork',
            'start_head', 'plain_config', 'without_pooler', 'frozen_parameters']
 
-# %% ../../nbs/24_coder.plm.ipynb #5bd08406
+# %% ../../nbs/24_coder.plm.ipynb #9c92d403
 import json
 from contextlib import contextmanager
 from functools import lru_cache
@@ -23,10 +23,10 @@ from transformers.utils import logging as transformers_logging
 
 from .base import hide
 from .network import LabelAttention, LabelCrossAttention, LabelNetwork, network
-from ..text import words
+from ..text import mask_to_spans, spans_to_mask, words
 from ..types import BadInput
 
-# %% ../../nbs/24_coder.plm.ipynb #e1264591
+# %% ../../nbs/24_coder.plm.ipynb #26eca3ca
 class NoMask(BadInput): "The tokenizer has no token for what may not be seen"
 
 class WordPieces:
@@ -35,7 +35,7 @@ class WordPieces:
         if tokenizer.mask_token_id is None or tokenizer.pad_token_id is None: raise NoMask(f"{tokenizer.name_or_path}: the tokenizer has no mask or no padding token; choose an encoder that was trained with masked words, such as BERT or RoBERTa")
         self.tokenizer,self.max_tokens,self.pad,self.mask = tokenizer, max_tokens, tokenizer.pad_token_id, tokenizer.mask_token_id
         tokenizer.model_max_length = max_tokens
-        self.read = lru_cache(4096)(self._read)
+        self.read,self.places = lru_cache(4096)(self._read), lru_cache(4096)(words)
     def __len__(self): return len(self.tokenizer)
     def __repr__(self): return f"WordPieces({len(self)} pieces, at most {self.max_tokens} tokens)"
     def _read(self, text):
@@ -46,9 +46,10 @@ class WordPieces:
         for a in (ids, offsets): a.setflags(write=False)
         return ids, offsets
     def encode(self, text, erased=(), operator='mask'):
-        "Numbers and places of the pieces of a text from which `erased` is hidden"
-        return hide(text, *self.read(text), erased, operator, self.mask)
-    def places(self, text): return words(text)
+        "Numbers and places of the pieces of a text from which `erased` is hidden, whole words at a time"
+        ids,offsets = self.read(text)
+        if len(erased) and max(s.end for s in erased) <= len(text): erased = mask_to_spans(spans_to_mask(erased, self.places(text)), self.places(text))
+        return hide(text, ids, offsets, erased, operator, self.mask)
     def save(self, folder): self.tokenizer.save_pretrained(folder)
     @staticmethod
     def load(folder):
@@ -92,7 +93,7 @@ def pretrained(
         try: return AutoModel.from_pretrained(encoder_folder(name), dtype=torch.float32), AutoTokenizer.from_pretrained(encoder_folder(name))
         except (OSError, ValueError) as e: raise NoEncoder(f"{name}: transformers cannot load it ({str(e).splitlines()[0]}); give a folder with config.json, model.safetensors and a tokenizer, or a name on the hub") from None
 
-# %% ../../nbs/24_coder.plm.ipynb #8fb1e135
+# %% ../../nbs/24_coder.plm.ipynb #1a13d1d7
 class BadChunk(BadInput): "The encoder cannot read a chunk of this length"
 
 @network('plm_icd')
@@ -104,7 +105,7 @@ class PlmNetwork(LabelNetwork):
         config = AutoConfig.for_model(**encoder)
         if not 1 <= chunk <= (most := getattr(config, 'max_position_embeddings', chunk)): raise BadChunk(f"chunk {chunk}: {config.model_type} reads 1 to {most} tokens at once")
         self.hyperparameters = dict(encoder=encoder, chunk=chunk, head=head, projection=projection, head_lr=head_lr, frozen=frozen, dtype=dtype)
-        self.encoder = without_pooler(AutoModel.from_config(config)).to(getattr(torch, dtype))
+        with torch.random.fork_rng(): self.encoder = without_pooler(AutoModel.from_config(config)).to(getattr(torch, dtype))  # its random start is never used
         self.block,self.head_lr,self.frozen = chunk, head_lr, frozen
         self.head = LabelAttention(config.hidden_size, n_codes, projection, dtype) if head == 'label' else LabelCrossAttention(config.hidden_size, n_codes, dtype)
     @classmethod
