@@ -1,6 +1,6 @@
 """Find the names of ICD-10-CM in a text, beside spaCy's PhraseMatcher on the same work: seconds to build, MB a second, and whether the two agree.
 
-    python benchmarks/mention.py /path/to/ICDRAT_DATA --repeat 5
+    python benchmarks/mention.py /path/to/ICDRAT_DATA --keep /an/empty/folder
 
 The text is the English CodiEsp, read several times; the names are those of the tabular list, the alphabetic index, the Disease Ontology and
 abbreviations. spaCy is given the names as our keys, and the text as our keys parted by blanks, so that both match the same words; its own
@@ -122,7 +122,7 @@ def main():
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("data", type=Path, help="the folder that ICDRAT_DATA names")
     cli.add_argument("--sources", nargs="+", default=["tabular", "index", "doid", "abbreviations"])
-    cli.add_argument("--repeat", type=int, default=5, help="how often the corpus is read")
+    cli.add_argument("--repeat", type=int, default=3, help="how often the corpus is read")
     cli.add_argument("--keep", type=Path, default=None, help="an empty folder, to measure building; by default the usual cache")
     a = cli.parse_args()
     os.environ["ICDRAT_DATA"] = str(a.data)

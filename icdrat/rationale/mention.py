@@ -203,7 +203,7 @@ def _said(fits:list[tuple[Lexicon, Term]], speaks_for:Callable[[Code], tuple[Cod
         else: said |= {c:((*said[c][0], l.name), min(said[c][1], n)) if c in said else (own, n) for c,(own,n) in mine.items()}
     return said
 
-# %% ../../nbs/30_rationale.mention.ipynb #92a6e24e
+# %% ../../nbs/30_rationale.mention.ipynb #52e11b19
 class NoCodesForNote(BadInput): "The codes of a note were not given"
 
 def _asked(note:Note, codes_of:dict[str, Iterable[Code]]|None, space:frozenset[Code]|None) -> frozenset[Code]|None:
@@ -214,6 +214,7 @@ def _asked(note:Note, codes_of:dict[str, Iterable[Code]]|None, space:frozenset[C
 
 def _itself(code:Code) -> tuple[Code, ...]: return (code,)
 
+@uninterrupted()
 def find(
     notes:Iterable[Note],                          # any order
     linker:Linker,                                 # of any lexicons
