@@ -248,7 +248,7 @@ def test_integrated_gradients_deeplift_and_kernel_shap_add_up(pair):
     coder, note = pair
     delta = difference(coder, note)
     np.testing.assert_allclose(scores(coder, note, "integrated_gradients", n_steps=200).sum(1), delta, atol=2e-3)
-    np.testing.assert_allclose(scores(coder, note, "deeplift", skip=0).sum(1), delta, atol=1e-8)
+    np.testing.assert_allclose(scores(coder, note, "deeplift").sum(1), delta, atol=1e-8)
     np.testing.assert_allclose(scores(coder, note, "kernel_shap").sum(1), delta, atol=1e-3)
 
 
@@ -257,7 +257,7 @@ def test_integrated_gradients_deeplift_and_kernel_shap_add_up(pair):
 def test_deeplift_survives_scores_of_any_size(network, seed):
     coder, note = random_coder(network, seed), random_note(seed)
     coder.network.head.query.data *= 100
-    np.testing.assert_allclose(scores(coder, note, "deeplift", skip=0).sum(1), difference(coder, note), atol=1e-7)
+    np.testing.assert_allclose(scores(coder, note, "deeplift").sum(1), difference(coder, note), atol=1e-7)
 
 
 def test_deeplift_refuses_what_no_rule_covers():
@@ -276,7 +276,7 @@ def test_what_is_skipped_is_bounded(pair):
     coder, note = pair
     coder.network.head.query.data *= 5
     long = Note("long", " ".join([note.text] * 40))
-    exact = scores(coder, long, "input_x_gradient", skip=0)
+    exact = scores(coder, long, "input_x_gradient")
     for skip in (1e-6, 1e-3):
         assert (np.abs(scores(coder, long, "input_x_gradient", skip=skip) - exact).max(1) <= 30 * skip * exact.sum(1)).all()
 
@@ -387,7 +387,7 @@ def test_a_real_encoder_in_bounded_memory():
     note = Note("n", "Patient with type 2 diabetes on metformin, hypertension, and pain in the left knee. " * 14)
     assert len(read_note(coder, note.text)[0]) > 200
     for name in ("input_x_gradient", "deeplift"):
-        whole, tight = scores(coder, note, name, skip=0), scores(coder, note, name, most_tokens=0)
+        whole, tight = scores(coder, note, name), scores(coder, note, name, most_tokens=0)
         np.testing.assert_allclose(tight, whole, atol=1e-5 * np.abs(whole).max())
     delta = scores(coder, note, "deeplift").sum(1)
     masked = np.where(embedded(coder, note.text).word >= 0, reader.mask, read_note(coder, note.text)[0])

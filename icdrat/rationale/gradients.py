@@ -128,10 +128,10 @@ def pulled(
         try: yield torch.autograd.grad(outputs, inputs, some, retain_graph=True, is_grads_batched=True)[0]
         except RuntimeError: yield torch.stack([torch.autograd.grad(outputs, inputs, r, retain_graph=True)[0] for r in some])
 
-# %% ../../nbs/32a_rationale.gradients.ipynb #28cb53d6
+# %% ../../nbs/32a_rationale.gradients.ipynb #d08ea08c
 def worth_walking(
     sizes:Float[Tensor, "groups codes"],  # length of what each code sends into each group
-    skip:float = 1e-6,                    # the share of their sum that may be left out
+    skip:float,                           # the share of their sum that may be left out
 ) -> Bool[Tensor, "groups codes"]:
     "Where a walk back through the encoder is worth its cost"
     ordered,order = sizes.sort(0)
@@ -181,7 +181,7 @@ class Units:
         part = self.slope(lambda v: sent.part(self.network.head, v, self.groups[i], columns), (h,), (base,))
         return torch.cat([*pulled(part.sum(0), h, torch.eye(len(columns), dtype=h.dtype, device=h.device))])
 
-# %% ../../nbs/32a_rationale.gradients.ipynb #4158ecab
+# %% ../../nbs/32a_rationale.gradients.ipynb #81ffac25
 @torch.enable_grad()
 def walk(
     network:LabelNetwork,
@@ -191,7 +191,7 @@ def walk(
     base:Float[Tensor, "1 tokens embedding"]|None = None, # what the note is compared with, for DeepLIFT
     l2:bool = False,                                   # True: the length of the product, not its sum
     most_tokens:int = 2048,                            # whose graphs are kept at once
-    skip:float = 1e-6,                                 # see `worth_walking`
+    skip:float = 0.,                                   # see `worth_walking`
     precision:str = 'float32',                         # or bfloat16, of the matrix products while encoding
 ) -> Walk:
     "Gradients of all codes, times a direction"
@@ -237,7 +237,7 @@ def embedded(
     with torch.no_grad(): x = coder.network.embed(rows)
     return Embedded(x[:1], x[1:], places, word)
 
-# %% ../../nbs/32a_rationale.gradients.ipynb #ebb8611e
+# %% ../../nbs/32a_rationale.gradients.ipynb #3e62e490
 class BadReduction(BadInput): "The numbers of an embedding become one by 'l2' or by 'sum'"
 
 @method('input_x_gradient')
@@ -247,7 +247,7 @@ def input_x_gradient(
     columns:list[int],        # of the codes
     reduce:str = 'l2',        # 'l2': the length over the embedding, 0 or more; 'sum': signed
     most_tokens:int = 2048,   # whose graphs are kept at once
-    skip:float = 1e-6,        # see `worth_walking`
+    skip:float = 0.,          # see `worth_walking`
     precision:str = 'float32',
 ) -> tuple[Int[np.ndarray, "_words 2"], Float[np.ndarray, "codes _words"]]: # where the words stand; a score for each
     "Embedding times gradient (Shrikumar et al. 2017; Edin et al. 2024)"
@@ -255,7 +255,7 @@ def input_x_gradient(
     n = embedded(coder, note.text)
     return n.to_words(walk(coder.network, n.x, n.x, columns, None, reduce == 'l2', most_tokens, skip, precision).scores[0])
 
-# %% ../../nbs/32a_rationale.gradients.ipynb #3e384096
+# %% ../../nbs/32a_rationale.gradients.ipynb #e2c224ee
 @method('attingrad')
 def attingrad(
     coder:LabelAttentionCoder,
@@ -263,7 +263,7 @@ def attingrad(
     columns:list[int],          # of the codes
     norm:str|None = 'code',     # see `icdrat.rationale.attribution.normalised`
     most_tokens:int = 2048,     # whose graphs are kept at once
-    skip:float = 1e-6,          # see `worth_walking`
+    skip:float = 0.,            # see `worth_walking`
     precision:str = 'float32',
 ) -> tuple[Int[np.ndarray, "_words 2"], Float[np.ndarray, "codes _words"]]: # where the words stand; 0 or more
     "Attention times the length of embedding times gradient (Edin et al. 2024)"
@@ -271,7 +271,7 @@ def attingrad(
     found = walk(coder.network, n.x, n.x, columns, None, True, most_tokens, skip, precision)
     return n.to_words(normalised((found.attention*found.scores)[0].cpu().numpy(), norm))
 
-# %% ../../nbs/32a_rationale.gradients.ipynb #1d24445a
+# %% ../../nbs/32a_rationale.gradients.ipynb #8afbb2c4
 @method('integrated_gradients', signed=True)
 def integrated_gradients(
     coder:LabelAttentionCoder,
@@ -279,7 +279,7 @@ def integrated_gradients(
     columns:list[int],        # of the codes
     n_steps:int = 50,         # points between baseline and note
     most_tokens:int = 2048,   # whose graphs are kept at once
-    skip:float = 1e-6,        # see `worth_walking`
+    skip:float = 0.,          # see `worth_walking`
     precision:str = 'float32',
 ) -> tuple[Int[np.ndarray, "_words 2"], Float[np.ndarray, "codes _words"]]: # where the words stand; they sum to logit less logit of the baseline
     "Gradients along the way from the masked note to the note (Sundararajan et al. 2017)"
@@ -290,7 +290,7 @@ def integrated_gradients(
         total = total + walk(coder.network, x, weights[some]/2*(n.x - n.base), columns, None, False, most_tokens, skip, precision).scores.sum(0)
     return n.to_words(total)
 
-# %% ../../nbs/32a_rationale.gradients.ipynb #cd558350
+# %% ../../nbs/32a_rationale.gradients.ipynb #caaf6eb8
 def shap_draws(
     x:Float[Tensor, "1 tokens embedding"],
     n_samples:int,
@@ -312,7 +312,7 @@ def gradient_shap(
     noise:float = .1,         # as a share of the standard deviation of the embeddings
     seed:int = 0,
     most_tokens:int = 2048,   # whose graphs are kept at once
-    skip:float = 1e-6,        # see `worth_walking`
+    skip:float = 0.,          # see `worth_walking`
     precision:str = 'float32',
 ) -> tuple[Int[np.ndarray, "_words 2"], Float[np.ndarray, "codes _words"]]: # where the words stand; a score for each
     "Expected gradients between the masked note and the note (Lundberg and Lee 2017)"
@@ -404,7 +404,7 @@ def rescaled(f:Callable, inputs:tuple, bases:tuple):
     secants.replay = iter(secants.steps)
     with secants: return f(*inputs)
 
-# %% ../../nbs/32a_rationale.gradients.ipynb #5541bc28
+# %% ../../nbs/32a_rationale.gradients.ipynb #3d20a958
 class DoesNotAddUp(BadInput): "The scores of DeepLIFT are not the difference of the logits"
 class BadRule(BadInput): "DeepLIFT goes by the rescale rule, or by the gradient as captum does where it finds no module"
 
@@ -416,7 +416,7 @@ def deeplift(
     rule:str = 'rescale',     # or 'gradient': that of the note, times the difference
     tolerance:float = 1e-3,   # of the sum, as a share of the sum of absolute scores
     most_tokens:int = 2048,   # whose graphs are kept at once
-    skip:float = 1e-6,        # see `worth_walking`
+    skip:float = 0.,          # see `worth_walking`
 ) -> tuple[Int[np.ndarray, "_words 2"], Float[np.ndarray, "codes _words"]]: # where the words stand; they sum to logit less logit of the baseline
     "Secants between the masked note and the note (Shrikumar et al. 2017)"
     if rule not in ('rescale', 'gradient'): raise BadRule(f"rule={rule!r}: choose 'rescale' or 'gradient'")
