@@ -321,6 +321,12 @@ def test_the_guide_sees_attention_and_evidence_that_sum_to_one_without_the_filli
         torch.testing.assert_close(marked.sum(1), torch.ones(len(marked)))
 
 
+def test_the_logged_loss_of_the_guide_is_a_mean_over_all_pairs():
+    for n in (1, 3):
+        _, log = taught(replace(SMALL, epochs=1, accumulate=n), NOTES.gold, lambda a, e: a.sum() * 0 + 2, 0.1)
+        assert log["guide_loss"][0] == pytest.approx(2)
+
+
 def test_a_rationale_without_words_guides_nothing():
     nowhere = [Rationale(r.note_id, r.code, (), "nobody") for r in NOTES.gold]
     plain, guided = taught(replace(SMALL, epochs=1)), taught(replace(SMALL, epochs=1), nowhere, cross_entropy, 1.0)
