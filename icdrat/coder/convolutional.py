@@ -112,5 +112,5 @@ def looked_up(
 ) -> Float[Tensor, "notes words filters"]:        # h, as `CamlNetwork.encode` has it
     "Hidden vectors as sums of table rows"
     windows = F.pad(ids, (width//2, width//2), value=PAD).unfold(1, width, 1)
-    rows = windows*width + torch.arange(width)
+    rows = windows*width + torch.arange(width, device=ids.device)
     return F.embedding_bag(rows.reshape(-1, width), table, mode='sum').view(*ids.shape, -1).tanh_()
