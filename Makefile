@@ -14,13 +14,14 @@ codiesp.e1_coder   := -p corpus=codiesp
 codiesp.e3_student := -p teacher=mention_training -p weight=0.1
 codiesp.e6_corpora := -p corpora="synth vignettes codiesp"
 codiesp.e7_linker  := -p corpus="vignettes codiesp_en" -p sources="tabular index doid abbreviations training"
-codiesp.e8_models  := -p dtype=float32
-codiesp.e9_explainers := -p n_steps=12 -p n_samples=150
+codiesp.e8_models  := -p dtype=float32 -p architectures="caml multirescnn laat"
+sizes.e9_explainers := -p max_notes=12 -p n_steps=12 -p n_samples=150
+codiesp.e9_explainers := $(sizes.e9_explainers) -p architectures="caml multirescnn laat"
 # codiesp_en: the same notes in English, which the encoder in the box can read; their evidence is silver
 codiesp_en.e1_coder   := -p corpus=codiesp_en
 codiesp_en.e3_student := $(codiesp.e3_student)
 codiesp_en.e8_models  := -p dtype=float32 -p architectures="caml multirescnn laat plm_icd"
-codiesp_en.e9_explainers := $(codiesp.e9_explainers) -p architectures="caml multirescnn laat plm_icd"
+codiesp_en.e9_explainers := $(sizes.e9_explainers) -p architectures="caml multirescnn laat plm_icd"
 # where a language model is given, it is the teacher
 ifdef ICDRAT_LLM_URL
 $(PROFILE).e2_rationales += -p one_code=true -p window=6 -p shots=2

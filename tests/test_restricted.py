@@ -194,7 +194,7 @@ def test_no_notebook_leaves_it_where_others_read(home, walked):
     runs, results = home / "runs", home / "results"
     for notebook in [*sorted((ROOT / "nbs/experiments").glob("*.ipynb")), *sorted((ROOT / "nbs/paper").glob("*.ipynb"))]:
         own = dict(e1_coder=["corpus=" + str(home / "secret"), "min_notes=4"], e5_faithfulness=["n_random=1", "shares=0.1 0.5"], e6_corpora=["corpora=vignettes prepared"], e7_linker=["n_draws=20"],
-            e8_models=["architectures=caml laat", "dtype=float32"], e9_explainers=["architectures=caml laat", "methods=random attention occlusion", "max_notes=2"])
+            e8_models=["dtype=float32"], e9_explainers=["methods=random attention occlusion", "max_notes=2"])
         words = [w for p in own.get(notebook.stem, []) for w in ("-p", p)]
         places = ["-p", f"results={results}", "-p", f"runs={runs}"]
         done = icdrat("reproduce", notebook, "--out", runs / notebook.name, *words, *places)
