@@ -7,13 +7,17 @@ Where doing all of the slow way would take days, less of it is done and the time
 additive: captum's codes (each call is the same work) and its versions of a note (each version is encoded whole and by itself, so
 the encoding of a version is timed and multiplied; the fit at the end is left out of captum's time, in captum's favour). The
 column `scaled` says what was. Numbers are compared on the codes that captum was asked for; where its versions were scaled, both
-ways are run in full on the first words of the note, and compared there.
+ways are run in full on the first words of the note, and compared there. Seconds are the processor's, so that other programs count little.
+
+Memory is the largest resident size of a process of its own, less what it held before the explainer began: all codes in one call
+for us, one code for captum, with few points and few versions, since neither way keeps more than one group of them at a time.
 """
 
 import argparse
+import multiprocessing
 import platform
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 
 import numpy as np
 import pandas as pd
@@ -52,9 +56,58 @@ def synthetic_note(coder, n_tokens):
 
 
 def timed(f):
-    start = perf_counter()
+    start = process_time()
     out = f()
-    return out, perf_counter() - start
+    return out, process_time() - start
+
+
+def made(args):
+    "The coder that is measured"
+    torch.set_num_threads(args.threads)
+    return load_coder(args.coder) if args.coder else random_minilm(args.codes, args.sharpness)
+
+
+def held(most=False):
+    "Resident size of this process in MB, now or at most since `forget` (Linux)"
+    (line,) = (s for s in Path("/proc/self/status").read_text().splitlines() if s.startswith("VmHWM:" if most else "VmRSS:"))
+    return int(line.split()[1]) / 1024
+
+
+def forget():
+    "Begin to watch the largest resident size from here"
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+FEW = dict(integrated_gradients=dict(n_steps=2), lime=dict(most=50), kernel_shap=dict(most=50))
+
+
+def peak(job):
+    "MB that one explainer needs for one note, in a process of its own"
+    args, n_tokens, name, by = job
+    coder = made(args)
+    note, codes = synthetic_note(coder, n_tokens), coder.codes[: args.codes if by == "icdrat" else 1]
+    options = dict(FEW.get(name, {}))
+    if by == "icdrat" and name == "deeplift":
+        options = GRADIENTS[name]
+    ask(coder, Note("warm", note.text[:300]), codes[:1], "input_x_gradient")
+    forget()
+    before = held()
+    ask(coder, note, codes, name, by=by, **options)
+    return held(most=True) - before
+
+
+def peaks(args, n_tokens):
+    "Memory of both ways, explainer by explainer"
+    spawn = multiprocessing.get_context("spawn")
+    for name in args.methods:
+        row = dict(explainer=name, tokens=n_tokens)
+        for by in ("icdrat", "captum"):
+            if by == "captum" and name in (*ALONE, "occlusion"):
+                continue
+            with spawn.Pool(1) as pool:
+                (row[by],) = pool.map(peak, [(args, n_tokens, name, by)])
+        print(row, flush=True)
+        yield row
 
 
 def ask(coder, note, codes, name, by="icdrat", **options):
@@ -103,18 +156,26 @@ def rows(coder, n_tokens, codes, args):
         yield dict(explainer="deeplift, rescale rule", **length, ours=seconds / len(codes), scaled="captum has no rule for this network")
 
 
-def written(table, folder, args, coder):
-    "The table as CSV and as Markdown, with what it was made on"
-    folder.mkdir(parents=True, exist_ok=True)
-    table.to_csv(folder / "explainers.csv", index=False)
-    shown = table.copy()
-    for c, f in dict(ours="{:.3g}", captum="{:.3g}", times="{:.1f}", apart="{:.0e}").items():
+def markdown(table, forms):
+    "A table as Markdown, numbers in these forms"
+    shown = table.astype(object)
+    for c, f in forms.items():
         shown[c] = [f.format(v) if pd.notna(v) else "" for v in table[c]]
-    lines = ["# Seconds for one note and code", "", f"{coder!r}; sharpness {args.sharpness}; {args.threads} thread{'s' * (args.threads > 1)} of {platform.processor() or platform.machine()}; torch {torch.__version__}; "
-             f"integrated gradients with {args.steps} points; LIME and KernelSHAP with at most {args.most} versions. `apart`: largest difference of two scores, as a share of the largest.", "",
-             "| " + " | ".join(shown.columns) + " |", "|" + "---|" * len(shown.columns)]
-    lines += ["| " + " | ".join("" if pd.isna(v) else str(v) for v in r) + " |" for r in shown.itertuples(index=False)]
-    (folder / "explainers.md").write_text("\n".join(lines) + "\n")
+    rows = [shown.columns, ["---"] * len(shown.columns), *shown.values]
+    return ["| " + " | ".join("" if pd.isna(v) else str(v) for v in r) + " |" for r in rows]
+
+
+def written(table, memory, args, coder):
+    "The tables as CSV and as Markdown, with what they were made on"
+    args.out.mkdir(parents=True, exist_ok=True)
+    table.to_csv(args.out / "explainers.csv", index=False)
+    lines = ["# Seconds of the processor for one note and code", "", f"{coder!r}; sharpness {args.sharpness}; {args.threads} thread{'s' * (args.threads > 1)} of {platform.processor() or platform.machine()}; torch {torch.__version__}; "
+             f"integrated gradients with {args.steps} points; LIME and KernelSHAP with at most {args.most} versions. `times`: captum over icdrat. `apart`: largest difference of two scores, as a share of the largest.", "",
+             *markdown(table, dict(ours="{:.3g}", captum="{:.3g}", times="{:.1f}", apart="{:.0e}"))]  # fmt: skip
+    if len(memory):
+        memory.to_csv(args.out / "explainers_memory.csv", index=False)
+        lines += ["", "# MB that an explainer adds", "", f"All {args.codes} codes in one call for icdrat, one code for captum.", "", *markdown(memory, dict(icdrat="{:.0f}", captum="{:.0f}"))]
+    (args.out / "explainers.md").write_text("\n".join(lines) + "\n")
 
 
 def main():
@@ -127,16 +188,19 @@ def main():
     p.add_argument("--most", type=int, default=1000, help="versions of a note for LIME and KernelSHAP")
     p.add_argument("--words", type=int, default=40, help="words of the beginning on which perturbation is compared")
     p.add_argument("--sharpness", type=float, default=1.0, help="multiplies the queries of the random head")
-    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--memory", type=int, nargs="*", default=[], help="lengths at which memory is measured")
     p.add_argument("--methods", nargs="+", default=[*ALONE, *GRADIENTS, *ASKING])
     p.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = p.parse_args()
-    torch.set_num_threads(args.threads)
-    coder = load_coder(args.coder) if args.coder else random_minilm(args.codes, args.sharpness)
-    columns = ["explainer", "tokens", "words", "codes", "ours", "captum", "times", "apart", "scaled"]
-    table = pd.DataFrame([r for n in args.tokens for r in rows(coder, n, coder.codes[: args.codes], args)], columns=columns)
-    written(table, args.out, args, coder)
-    print(table.to_string(index=False))
+    coder = made(args)
+    memory = pd.DataFrame([r for n in args.memory for r in peaks(args, n)], columns=["explainer", "tokens", "icdrat", "captum"])
+    columns, found = ["explainer", "tokens", "words", "codes", "ours", "captum", "times", "apart", "scaled"], []
+    for n in args.tokens:
+        for row in rows(coder, n, coder.codes[: args.codes], args):
+            found.append(row)
+            written(pd.DataFrame(found, columns=columns), memory, args, coder)  # after each, since the next may take hours
+    print(pd.DataFrame(found, columns=columns).to_string(index=False))
 
 
 if __name__ == "__main__":

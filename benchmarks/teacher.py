@@ -30,18 +30,19 @@ ALL = "all switches"
 def ways(train):
     "The small teacher with all its switches, each of them taken back, and the plain question that a large model gets"
     few = dict(pool=examples(train, one_code=True, window=6), n_shots=2)
-    best = Manner(one_code=True, window=6, **few)
+    best = Manner(one_code=True, window=6, fallback=False, copied=6, **few)
     return {
         ALL: (best, {}),
-        "whole note": (replace(best, window=0), {}),  # the examples keep their windows, or nothing fits
+        "any words": (replace(best, copied=0), {}),
+        "whole note": (replace(best, window=0, copied=0), {}),  # the examples keep their windows, or nothing fits
         "no examples": (replace(best, n_shots=0), {}),
         "examples by code": (replace(best, choose="code"), {}),
         "examples by likeness": (replace(best, choose="similar"), {}),
         "examples without evidence too": (replace(best, pool=examples(train, one_code=True, window=6, empty=True), n_shots=4), {}),
         "all codes at once": (Manner(window=6), {}),
         "names from training notes": (replace(best, names_of=marked_names(train)), {}),
-        "no candidate, no question": (replace(best, fallback=False), {}),
-        "numbered sentences": (replace(best, prompt=load_prompt("numbered")), {}),
+        "whole note without a candidate": (replace(best, fallback=True), {}),
+        "numbered sentences": (replace(best, prompt=load_prompt("numbered"), copied=0), {}),
         "codes before the note": (replace(best, prompt=load_prompt("codes_first")), {}),
         "no schema": (best, dict(format="none")),
         "only where it was read": (best, dict(everywhere=False)),

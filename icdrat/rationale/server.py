@@ -404,6 +404,6 @@ def facts(
     manner:Manner = Manner(),# how
 ) -> dict:                   # for `write_record` and `write_answers`
     "Model, prompt, switches and date of a run, without a word of a note"
-    switches = {k:getattr(manner, k) for k in ('level', 'one_code', 'window', 'places', 'fallback', 'n_shots', 'choose', 'seed')}
+    switches = {k:getattr(manner, k) for k in ('level', 'one_code', 'window', 'places', 'fallback', 'n_shots', 'choose', 'seed', 'copied')}
     date = max((a.reply.date for a in found.asked if a.reply), default='')
     return dict(model=server.model, prompt=f'{manner.prompt.name} {manner.prompt.version}', prompt_sha256=manner.prompt.sha256, date=date, asked_with=switches | dict(names=getattr(manner.names_of, '__name__', ''), examples_from=sorted({s.note.corpus for s in manner.pool})))
