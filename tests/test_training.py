@@ -575,6 +575,25 @@ def test_two_processes_learn_what_one_would(tmp_path, monkeypatch):
     assert refused[0] == refused[1] and "seed (0 there, 1 now)" in refused[0]
 
 
+BOTH = """
+if {die!r}: training.step = lambda run, batch, learn=training.step: die() if run.step == 7 else learn(run, batch)
+coder, log = t.taught(t.SHARED['caml'], folder={folder!r}, checkpoint_every=0)
+np.save(f'{folder}/../answers{{int(os.environ["RANK"])}}.npy', coder(t.TEXTS))
+"""
+
+
+def test_two_killed_processes_go_on_to_the_same_numbers(tmp_path):
+    script, folder = tmp_path / "script.py", tmp_path / "run"
+    for die in (True, False):
+        script.write_text(CHILD.format(tests=str(ROOT / "tests")) + BOTH.format(die=die, folder=str(folder)))
+        done = child(script, *LAUNCH, ACCELERATE_USE_CPU="1")
+        assert bool(done.returncode) == die, done.stderr[-3000:]
+        assert json.loads(torch.load(folder / "checkpoint.pt", weights_only=True)["standing"])["step"] == (7 if die else SHARED["caml"].epochs * 4)
+    one, _ = taught(SHARED["caml"])
+    for rank in (0, 1):
+        np.testing.assert_allclose(np.load(tmp_path / f"answers{rank}.npy"), one(TEXTS), atol=1e-9, rtol=0)
+
+
 # the picture
 
 

@@ -101,7 +101,7 @@ def phrases(
     rows = [[(s+a, s+b) for a,b in words(text[s:e]).tolist()] for s,e in lines]
     n = max(1, min(n, MOST_PHRASES//max(1, sum(map(len, rows)))))
     runs = (text[row[i][0]:row[j][1]] for row in rows for i in range(len(row)) for j in range(i, min(i+n, len(row))))
-    return [r for r in dict.fromkeys(runs) if r[0].isalnum() and r[-1].isalnum()]
+    return [r for r in dict.fromkeys(runs) if r[0].isalnum() and r[-1].isalnum() and not set(r) & {'"', '\\'}]
 
 # %% ../../nbs/31_rationale.prompt.ipynb #29ed128d
 def meaning(
