@@ -22,6 +22,7 @@ codiesp_en.e1_coder   := -p corpus=codiesp_en
 codiesp_en.e3_student := $(codiesp.e3_student)
 codiesp_en.e8_models  := -p dtype=float32 -p architectures="caml multirescnn laat plm_icd"
 codiesp_en.e9_explainers := $(sizes.e9_explainers) -p architectures="caml multirescnn laat plm_icd"
+codiesp_en.e10_teachers := -p corpora="vignettes codiesp_en" -p sources="tabular index doid abbreviations training"
 # where a language model is given, it is the teacher
 ifdef ICDRAT_LLM_URL
 $(PROFILE).e2_rationales += -p one_code=true -p window=6 -p shots=2
@@ -43,8 +44,8 @@ evaluation := $(rationale) $(wildcard icdrat/evaluation/*.py)
 learning   := $(evaluation) $(wildcard icdrat/learning/*.py)
 report     := icdrat/report.py
 
-EXPERIMENTS := e1_coder e2_rationales e3_student e4_plausibility e5_faithfulness e6_corpora e7_linker e8_models e9_explainers
-PAPER       := tab1_methods tab2_codes tab3_corpora tab4_agreement tab5_linker tab6_models tab7_explainers tab8_groups fig1_curves fig2_calibration page1_notes
+EXPERIMENTS := e1_coder e2_rationales e3_student e4_plausibility e5_faithfulness e6_corpora e7_linker e8_models e9_explainers e10_teachers
+PAPER       := tab1_methods tab2_codes tab3_corpora tab4_agreement tab5_linker tab6_models tab7_explainers tab8_groups tab9_teachers fig1_curves fig2_calibration page1_notes
 
 $(RUNS)/e1_coder.ipynb:        $(coder)
 $(RUNS)/e2_rationales.ipynb:   $(rationale)  $(RUNS)/e1_coder.ipynb
@@ -55,6 +56,7 @@ $(RUNS)/e6_corpora.ipynb:      $(data) $(report) $(wildcard icdrat/vignettes/*)
 $(RUNS)/e7_linker.ipynb:       $(evaluation) $(report) $(wildcard icdrat/vignettes/*)
 $(RUNS)/e8_models.ipynb:       $(coder)      $(RUNS)/e1_coder.ipynb
 $(RUNS)/e9_explainers.ipynb:   $(evaluation) $(RUNS)/e8_models.ipynb
+$(RUNS)/e10_teachers.ipynb:    $(evaluation) $(report) $(wildcard icdrat/vignettes/* icdrat/records/*) $(RUNS)/e2_rationales.ipynb
 $(RUNS)/tab1_methods.ipynb:    $(evaluation) $(report) $(RUNS)/e4_plausibility.ipynb $(RUNS)/e5_faithfulness.ipynb
 $(RUNS)/tab2_codes.ipynb:      $(evaluation) $(report) $(RUNS)/e3_student.ipynb
 $(RUNS)/tab3_corpora.ipynb:    $(report) $(RUNS)/e6_corpora.ipynb
@@ -63,6 +65,7 @@ $(RUNS)/tab5_linker.ipynb:     $(report) $(RUNS)/e7_linker.ipynb
 $(RUNS)/tab6_models.ipynb:     $(coder)      $(report) $(RUNS)/e8_models.ipynb
 $(RUNS)/tab7_explainers.ipynb: $(evaluation) $(report) $(RUNS)/e9_explainers.ipynb
 $(RUNS)/tab8_groups.ipynb:     $(coder)      $(report) $(RUNS)/e8_models.ipynb
+$(RUNS)/tab9_teachers.ipynb:   $(evaluation) $(report) $(RUNS)/e10_teachers.ipynb
 $(RUNS)/fig2_calibration.ipynb: $(coder)     $(report) $(RUNS)/e8_models.ipynb
 $(RUNS)/fig1_curves.ipynb:     $(evaluation) $(report) $(RUNS)/e5_faithfulness.ipynb
 $(RUNS)/page1_notes.ipynb:     $(report) icdrat/view.py $(RUNS)/e3_student.ipynb

@@ -1,0 +1,72 @@
+"""Ask the small model and keep what it said, in the two ways of `icdrat.rationale.record`.
+
+    make llm                                       # in another terminal
+    python llm/record.py vignettes few_shot        # the test vignettes: answers
+    python llm/record.py codiesp_en zero_shot      # the first 100 notes of CodiEsp dev in English: offsets; ICDRAT_DATA names the corpora
+
+An hour or two on two cores. Answers are kept under runs/record the moment they arrive; a run that was stopped goes on where it was.
+"""
+
+import argparse
+import gzip
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from icdrat.data.codiesp import article, codiesp, with_silver
+from icdrat.data.corpus import carve, codes_among, head, to_level, vocabulary
+from icdrat.data.exchange import whole_file
+from icdrat.data.vignettes import vignettes
+from icdrat.rationale.record import RECORDS, TEACHER, WAYS, teacher_manner
+from icdrat.rationale.server import facts, quoted
+from icdrat.rationale.store import Store, write_answers, write_record
+
+
+def asked(name, n_notes):
+    "The notes, the codes that are asked about, and the training notes"
+    if name == "vignettes":
+        corpus = vignettes()
+        return corpus.split("test"), corpus.split("test").codes, corpus.split("train")
+    corpus = to_level(with_silver(codiesp(language="en")), 3)  # as experiment 1 prepares it
+    known = vocabulary(corpus.split("train"), 10)
+    corpus = carve(corpus, 0.2, 0, article)
+    notes = head(corpus.split("test"), n_notes)
+    return notes, codes_among(notes, known), corpus.split("train")
+
+
+def packed(file):
+    "The same file with gzip, and the same bytes each time"
+    with whole_file(f"{file}.gz") as part:
+        part.write_bytes(gzip.compress(file.read_bytes(), mtime=0))
+    file.unlink()
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("corpus", choices=["vignettes", "codiesp_en"])
+    p.add_argument("way", choices=list(WAYS))
+    p.add_argument("--notes", type=int, default=100, help="of CodiEsp")
+    p.add_argument("--store", type=Path, default=Path("runs/record"))
+    told = p.parse_args()
+    notes, codes, train = asked(told.corpus, told.notes)
+    manner = teacher_manner(told.way, train)
+    with Store(told.store / f"{told.corpus}.answers") as store:
+        found = quoted(notes.notes, codes, TEACHER, manner, store, concurrency=1, source=f"llm_{told.way}")
+    print(found.grounding)
+    if found.grounding.unanswered:
+        raise SystemExit(f"{found.grounding.unanswered} codes have no answer yet, nothing is written; the same command goes on from here. {found.trouble}")
+    about, stem = facts(found, TEACHER, manner), RECORDS / f"{told.corpus}.{told.way}"
+    RECORDS.mkdir(exist_ok=True)
+    if told.corpus == "vignettes":
+        write_answers(stem.with_name(f"{stem.name}.answers.jsonl"), found.asked, notes.notes, **about)
+        packed(stem.with_name(f"{stem.name}.answers.jsonl"))
+    else:
+        write_record(stem.with_name(f"{stem.name}.offsets.jsonl"), found.rationales, **about)
+        packed(stem.with_name(f"{stem.name}.offsets.jsonl"))
+    grounding = {k: v for k, v in asdict(found.grounding).items() if k not in ("lost", "cost", "requests", "retries", "replayed", "failed")}
+    with whole_file(stem.with_name(f"{stem.name}.json")) as part:
+        part.write_text(json.dumps(about | dict(grounding=grounding), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
