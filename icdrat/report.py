@@ -36,7 +36,7 @@ METHODS = dict(human='Human', planted='Planted evidence', attention='Attention',
     attgrad='AttGrad', attingrad='AttInGrad', input_x_gradient='Input × gradient', integrated_gradients='Integrated gradients', gradient_shap='Gradient SHAP',
     deeplift='DeepLIFT', occlusion='Occlusion', lime='LIME', kernel_shap='KernelSHAP', mention_tabular='Mentions, tabular list',
     mention_training='Mentions, seen in training', mention_index='Mentions, alphabetic index', mention_doid='Mentions, Disease Ontology', mention_abbreviations='Mentions, abbreviations',
-    mention_umls='Mentions, UMLS', mention_snomed='Mentions, SNOMED CT', mention='Mentions, all sources', llm='Language model', whole_note='Whole note', empty='Nothing', random='Random')
+    mention_umls='Mentions, UMLS', mention_snomed='Mentions, SNOMED CT', mention='Mentions, all sources', llm='Language model', llm_zero_shot='Language model, zero-shot', llm_few_shot='Language model, few-shot', whole_note='Whole note', empty='Nothing', random='Random')
 ARCHITECTURES = dict(caml='CAML', multirescnn='MultiResCNN', laat='LAAT', plm_icd='PLM-ICD')
 
 def in_print(

@@ -1,7 +1,7 @@
 """Ask the small model and keep what it said, in the two ways of `icdrat.rationale.record`.
 
     make llm                                       # in another terminal
-    python llm/record.py vignettes few_shot        # the test vignettes: answers
+    python llm/record.py vignettes few_shot        # the first test vignettes: answers
     python llm/record.py codiesp_en zero_shot      # the first 100 notes of CodiEsp dev in English: offsets; ICDRAT_DATA names the corpora
 
 An hour or two on two cores. Answers are kept under runs/record the moment they arrive; a run that was stopped goes on where it was.
@@ -17,20 +17,20 @@ from icdrat.data.codiesp import article, codiesp, with_silver
 from icdrat.data.corpus import carve, codes_among, head, to_level, vocabulary
 from icdrat.data.exchange import whole_file
 from icdrat.data.vignettes import vignettes
-from icdrat.rationale.record import RECORDS, TEACHER, WAYS, teacher_manner
+from icdrat.rationale.record import FIRST, RECORDS, TEACHER, WAYS, teacher_manner
 from icdrat.rationale.server import facts, quoted
 from icdrat.rationale.store import Store, write_answers, write_record
 
 
-def asked(name, n_notes):
+def asked(name):
     "The notes, the codes that are asked about, and the training notes"
     if name == "vignettes":
-        corpus = vignettes()
-        return corpus.split("test"), corpus.split("test").codes, corpus.split("train")
+        notes = head(vignettes().split("test"), FIRST[name])
+        return notes, notes.codes, vignettes().split("train")
     corpus = to_level(with_silver(codiesp(language="en")), 3)  # as experiment 1 prepares it
     known = vocabulary(corpus.split("train"), 10)
     corpus = carve(corpus, 0.2, 0, article)
-    notes = head(corpus.split("test"), n_notes)
+    notes = head(corpus.split("test"), FIRST[name])
     return notes, codes_among(notes, known), corpus.split("train")
 
 
@@ -45,10 +45,9 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("corpus", choices=["vignettes", "codiesp_en"])
     p.add_argument("way", choices=list(WAYS))
-    p.add_argument("--notes", type=int, default=100, help="of CodiEsp")
     p.add_argument("--store", type=Path, default=Path("runs/record"))
     told = p.parse_args()
-    notes, codes, train = asked(told.corpus, told.notes)
+    notes, codes, train = asked(told.corpus)
     manner = teacher_manner(told.way, train)
     with Store(told.store / f"{told.corpus}.answers") as store:
         found = quoted(notes.notes, codes, TEACHER, manner, store, concurrency=1, source=f"llm_{told.way}")
