@@ -226,12 +226,15 @@ def decision_flip(
     return float(left <= threshold) if whole > threshold else np.nan
 
 def rationale_inquiry(
-    mask:Bool[np.ndarray, "words"],  # True on the words of the rationale
+    mask:Bool[np.ndarray, "words"]|Bool[np.ndarray, "draws words"],  # True on the words of the rationale, or of some random ones
     threshold:float = .5,            # of the code
 ) -> Inquiry:
     "What becomes of a code without the rationale and with nothing else (DeYoung et al. 2020, ERASER)"
-    whole,without,alone = yield np.stack([mask & False, mask, ~mask])
-    return {'eraser/comprehensiveness': probability_lost(whole, without), 'eraser/sufficiency': probability_lost(whole, alone), 'eraser/decision_flip': decision_flip(whole, without, threshold)}
+    masks = np.atleast_2d(mask)
+    p = yield np.concatenate([masks[:1] & False, masks, ~masks])
+    whole,without,alone = p[0], p[1:1+len(masks)], p[1+len(masks):]
+    return {'eraser/comprehensiveness': float(probability_lost(whole, without).mean()), 'eraser/sufficiency': float(probability_lost(whole, alone).mean()),
+            'eraser/decision_flip': float(np.mean([decision_flip(whole, p, threshold) for p in without]))}
 
 def mean_inquiry(
     inquiries:Iterable[Inquiry], # with the same names
