@@ -65,7 +65,7 @@ def together(
         for (i,(inquiry,k,m)),part in zip(table, np.split(answers, np.cumsum([len(m) for _,(*_,m) in table])[:-1])): go_on(i, inquiry, k, part[:, k])
     return [found[i] for i in range(len(found))]
 
-# %% ../../nbs/42e_evaluation.engine.ipynb #09cabe68
+# %% ../../nbs/42e_evaluation.engine.ipynb #aeb4d0d0
 DEFINITIONS = ('eraser', 'emc', 'ferret', 'naopc')
 
 class UnknownDefinition(BadInput): "No definition of faithfulness has this name"
@@ -82,6 +82,7 @@ def ranking_inquiries(
     if unknown := [d for d in definitions if d not in made]: raise UnknownDefinition(f"no definition {unknown[0]!r}; there are {', '.join(DEFINITIONS)}")
     return (make() for d,make in made.items() if d in definitions)
 
+# %% ../../nbs/42e_evaluation.engine.ipynb #07822024
 def note_inquiries(
     note:Note,
     rationales:list[Rationale],                # of this note
