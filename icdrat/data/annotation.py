@@ -153,7 +153,7 @@ def annotator(
     if isinstance(source, str): return source
     who = a.get('model_version', a.get('completed_by'))
     if isinstance(who, dict): who = who.get('email') or who.get('id')
-    return (source or {}).get(who, who if isinstance(who, str) else f'annotator-{who}')
+    return (source or {}).get(who if isinstance(who, (str, int)) else None, who if isinstance(who, str) else f'annotator-{who}')
 
 # %% ../../nbs/17_data.annotation.ipynb #b7c71f87
 def read_label_studio(
@@ -232,7 +232,7 @@ def write_brat(
         for name,words in files.items():
             with whole_file(part/name, corpus.restricted) as file: file.write_bytes(words.encode())
 
-# %% ../../nbs/17_data.annotation.ipynb #fc6feb3d
+# %% ../../nbs/17_data.annotation.ipynb #125a8f91
 def brat_line(
     line:str,  # of an .ann file
     where:str, # file and line, for the message
@@ -264,6 +264,7 @@ def brat_code(kind:str) -> Code:
     system,parted,value = kind.partition('-')
     return Code(system, value.replace('_', '.')) if parted else Code('icd10cm', kind.replace('_', '.'))
 
+# %% ../../nbs/17_data.annotation.ipynb #64d74fbb
 def read_brat(
     folder:str|Path, # a brat collection
     corpus:Corpus,   # the notes that were annotated; those without an .ann file are left out

@@ -168,7 +168,7 @@ def rationale(
     source:str, # where the row names none
 ) -> Rationale: # not yet checked against its note
     "The rationale that a line holds"
-    if not isinstance(row['note_id'], str): raise TypeError
+    if not isinstance(row['note_id'], str) or not isinstance(row.get('source', source), str): raise TypeError
     return Rationale(row['note_id'], _code(row['code'], row), _spans(row['spans']), row.get('source', source), row.get('level', 'mention'))
 
 def read_rationales(
@@ -221,7 +221,7 @@ def explanation(
     method:str,   # where the row names none
 ) -> Explanation: # not yet checked against its note
     "The explanation that a line holds"
-    if not isinstance(row['note_id'], str) or any(type(x) is not int for pair in row['offsets'] for x in pair): raise TypeError
+    if not isinstance(row['note_id'], str) or not isinstance(row.get('method', method), str) or any(type(x) is not int for pair in row['offsets'] for x in pair): raise TypeError
     offsets,scores = np.array(row['offsets'], np.int64).reshape(-1, 2), np.array(row['scores'], float)
     if scores.ndim != 1: raise TypeError
     return Explanation(row['note_id'], _code(row['code'], row), offsets, scores, row.get('method', method), float(row.get('seconds', 0)))
