@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['VERDICTS', 'LOCAL', 'BlankNote', 'label', 'unlabel', 'label_studio_config', 'label_studio_tasks',
-           'write_label_studio', 'BadExport', 'ChangedText', 'Contradiction', 'read_label_studio', 'TwoSources',
-           'brat_lines', 'write_brat', 'read_brat', 'Comparison', 'trimmed', 'compare', 'one_note', 'Undecided',
+           'write_label_studio', 'BadExport', 'ChangedText', 'Contradiction', 'exported_tasks', 'sorted_spans',
+           'region_marks', 'annotator', 'read_label_studio', 'TwoSources', 'brat_lines', 'write_brat', 'brat_line',
+           'brat_marks', 'brat_code', 'read_brat', 'Comparison', 'trimmed', 'compare', 'one_note', 'Undecided',
            'adjudication', 'write_adjudication', 'read_adjudication']
 
 # %% ../../nbs/17_data.annotation.ipynb #622ccaf6
@@ -13,7 +14,7 @@ import json
 import re
 from collections import defaultdict
 from pathlib import Path
-from typing import Iterable, NamedTuple
+from typing import Iterable, Iterator, NamedTuple
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
@@ -107,7 +108,9 @@ class BadExport(BadInput): "The file is not what the annotation program exports"
 class ChangedText(BadInput): "The text that was annotated is not the text of the note"
 class Contradiction(BadInput): "An annotator says two things about one code"
 
-def _tasks(path:str|Path) -> list[dict]:
+def exported_tasks(
+    path:str|Path, # the JSON export
+) -> list[dict]:   # each with its data; the annotations are not yet looked at
     "The tasks of a JSON export"
     if not Path(path).is_file(): raise MissingFile(f"{path}: no such file; name the JSON export itself")
     try: made = json.loads(Path(path).read_bytes().decode())
@@ -117,8 +120,8 @@ def _tasks(path:str|Path) -> list[dict]:
         raise BadExport(f"{path}: not a list of tasks with their data; export as JSON, not as JSON-MIN")
     return made
 
-def _spans_of(spans:list[Span]) -> list[Span]:
-    "Sorted, and merged where they overlap; spans that only touch stay apart"
+def sorted_spans(spans:Iterable[Span]) -> list[Span]:
+    "Sorted, each once, and merged where they overlap; spans that only touch stay apart"
     spans = sorted(set(spans))
     return merge_spans(spans) if any(b.start < a.end for a,b in zip(spans, spans[1:])) else spans
 
@@ -128,25 +131,29 @@ def _rationales(note, regions:Iterable[tuple[Code, str, Span|None]], source:str,
     for code,level,span in regions: found[code, level].append(span)
     for (code,level),spans in found.items():
         if None in spans and any(spans): raise Contradiction(f"{where}: {code} is marked at level {level} and ticked as without evidence by {source!r}; undo one of them there and export again")
-    return [check_inside(Rationale(note.id, c, _spans_of([s for s in spans if s]), source, l), note) for (c,l),spans in found.items()]
+    return [check_inside(Rationale(note.id, c, sorted_spans([s for s in spans if s]), source, l), note) for (c,l),spans in found.items()]
 
 # %% ../../nbs/17_data.annotation.ipynb #39470bf3
-def _regions(result:list[dict]) -> Iterable[tuple[Code, str, Span|None]]:
-    "What one set of regions and ticks says"
-    for r in result:
-        if r.get('from_name') in LEVELS:
-            for l in r['value']['labels']: yield unlabel(l), r['from_name'], Span(r['value']['start'], r['value']['end'])
-        elif r.get('from_name') == 'nothing':
-            for t in r['value']['choices']:
-                code,level = re.fullmatch(rf'(.*?)(?: \(({"|".join(LEVELS)})\))?', t).groups()
-                yield unlabel(code), level or 'mention', None
+def region_marks(
+    r:dict, # one region, or the ticks under the text
+) -> Iterator[tuple[Code, str, Span|None]]: # code, level and place; None: ticked as without evidence
+    "What a region says; nothing where it is neither a mark nor a tick"
+    if r.get('from_name') in LEVELS:
+        for l in r['value']['labels']: yield unlabel(l), r['from_name'], Span(r['value']['start'], r['value']['end'])
+    elif r.get('from_name') == 'nothing':
+        for t in r['value']['choices']:
+            code,level = re.fullmatch(rf'(.*?)(?: \(({"|".join(LEVELS)})\))?', t).groups()
+            yield unlabel(code), level or 'mention', None
 
-def _annotator(a:dict, source:str|dict|None) -> str:
+def annotator(
+    a:dict,                # one set of regions
+    source:str|dict|None,  # a name for all, or names by `completed_by`
+) -> str:                  # a name
     "Who made a set of regions"
     if isinstance(source, str): return source
     who = a.get('model_version', a.get('completed_by'))
     if isinstance(who, dict): who = who.get('email') or who.get('id')
-    return (source or {}).get(who, who if isinstance(who, str) else f'annotator-{who}')
+    return (source or {}).get(who if isinstance(who, (str, int)) else None, who if isinstance(who, str) else f'annotator-{who}')
 
 # %% ../../nbs/17_data.annotation.ipynb #b7c71f87
 def read_label_studio(
@@ -157,16 +164,16 @@ def read_label_studio(
 ) -> list[Rationale]:                  # checked against their notes
     "What annotators marked in Label Studio"
     read,seen = [],set()
-    for n,t in enumerate(_tasks(path), 1):
+    for n,t in enumerate(exported_tasks(path), 1):
         where = f"{path}, task {t.get('id', n)}"
         note = corpus.note(t['data'].get('note_id'))
         if t['data'].get('text') != note.text: raise ChangedText(f"{where}: the text is not that of note {note.id!r}; was it annotated on another edition?")
         try:
             for a in t.get('predictions' if predictions else 'annotations') or ():
                 if a.get('was_cancelled'): continue
-                if (key := (note.id, who := _annotator(a, source))) in seen: raise Contradiction(f"{where}: {who!r} has two annotations of note {note.id!r}; give each annotator a name, or delete one")
+                if (key := (note.id, who := annotator(a, source))) in seen: raise Contradiction(f"{where}: {who!r} has two annotations of note {note.id!r}; give each annotator a name, or delete one")
                 seen.add(key)
-                read += _rationales(note, _regions(a['result']), who, where)
+                read += _rationales(note, (m for r in a['result'] for m in region_marks(r)), who, where)
         except BadInput as e: raise type(e)(f"{where}: {e}" if not str(e).startswith(where) else str(e)) from None
         except (KeyError, TypeError, AttributeError): raise BadExport(f"{where}: a region lacks its labels or offsets; export again, as JSON") from None
     return read
@@ -225,23 +232,39 @@ def write_brat(
         for name,words in files.items():
             with whole_file(part/name, corpus.restricted) as file: file.write_bytes(words.encode())
 
-# %% ../../nbs/17_data.annotation.ipynb #fc6feb3d
-def _marks(text:str, lines:Iterable[str], where:str) -> Iterable[tuple[Code, str, Span|None]]:
-    "What the lines of an .ann file say"
-    marks,level,none,exact = {},{},set(),{}
-    for n,line in enumerate(lines, 1):
-        try:
-            id,said,*rest = line.split('\t')
-            kind,*args = said.split(' ', 1)
-            if id[0] == 'T': marks[id] = kind, [Span(*map(int, p.split())) for p in args[0].split(';')]
-            elif id[0] in 'AM' and kind == 'Level': level.update([args[0].split()])
-            elif id[0] in 'AM' and kind == 'NoEvidence': none.add(args[0].strip())
-            elif id[0] == '#' and kind == 'ExactSpan': exact[args[0]] = Span(*map(int, rest[0].split()))
-        except (BadInput, ValueError, IndexError, TypeError): raise BadExport(f"{where}, line {n}: not a line of brat's; marks are 'T1<tab>type start end;start end<tab>words'") from None
-    for id,(kind,pieces) in marks.items():
-        system,_,value = kind.partition('-')
-        for s in [None] if id in none else [exact[id]] if id in exact else _joined(text, pieces): yield Code(system, value.replace('_', '.')), level.get(id, 'mention'), s
+# %% ../../nbs/17_data.annotation.ipynb #125a8f91
+def brat_line(
+    line:str,  # of an .ann file
+    where:str, # file and line, for the message
+) -> tuple:    # 'T', mark, type, pieces; or 'Level', mark, level; 'NoEvidence', mark; 'ExactSpan', mark, span; or nothing
+    "What one line says"
+    try:
+        id,said,*rest = line.split('\t')
+        kind,*args = said.split(' ', 1)
+        if id[0] == 'T': return 'T', id, kind, [Span(*map(int, p.split())) for p in args[0].split(';')]
+        if id[0] in 'AM' and kind == 'Level': mark,level = args[0].split(); return kind, mark, level
+        if id[0] in 'AM' and kind == 'NoEvidence': return kind, args[0].strip()
+        if id[0] == '#' and kind == 'ExactSpan': return kind, args[0], Span(*map(int, rest[0].split()))
+        return ()
+    except (BadInput, ValueError, IndexError, TypeError): raise BadExport(f"{where}: not a line of brat's; marks are 'T1<tab>type start end;start end<tab>words'") from None
 
+def brat_marks(
+    text:str,              # of the note
+    said:Iterable[tuple],  # of `brat_line`
+) -> Iterator[tuple[str, str, str, list[Span|None]]]: # mark, type, level and places; None: without evidence
+    "The marks of an .ann file, with what is said of each"
+    said = list(said)
+    level,exact = ({s[1]:s[2] for s in said if s[:1] == (what,)} for what in ('Level', 'ExactSpan'))
+    none = {s[1] for s in said if s[:1] == ('NoEvidence',)}
+    for _,id,kind,pieces in (s for s in said if s[:1] == ('T',)):
+        yield id, kind, level.get(id, 'mention'), [None] if id in none else [exact[id]] if id in exact else _joined(text, pieces)
+
+def brat_code(kind:str) -> Code:
+    "The code that a type stands for: icd10cm-E11_9, or E11_9 alone"
+    system,parted,value = kind.partition('-')
+    return Code(system, value.replace('_', '.')) if parted else Code('icd10cm', kind.replace('_', '.'))
+
+# %% ../../nbs/17_data.annotation.ipynb #64d74fbb
 def read_brat(
     folder:str|Path, # a brat collection
     corpus:Corpus,   # the notes that were annotated; those without an .ann file are left out
@@ -256,7 +279,8 @@ def read_brat(
         try: text,marks = txt.read_bytes().decode() if txt.is_file() else None, ann.read_bytes().decode()
         except UnicodeDecodeError: raise BrokenFile(f"{ann} or its text is not UTF-8; copy it again") from None
         if text != note.text: raise ChangedText(f"{txt}: not the text of note {note.id!r}; were line endings converted, or is the file gone?")
-        read += _rationales(note, _marks(text, [l for l in marks.split('\n') if l.strip()], str(ann)), source, str(ann))
+        said = [brat_line(l, f"{ann}, line {n}") for n,l in enumerate(marks.split('\n'), 1) if l.strip()]
+        read += _rationales(note, ((brat_code(kind), level, s) for _,kind,level,places in brat_marks(text, said) for s in places), source, str(ann))
     if not read and not any(Path(folder).glob('*.ann')): raise MissingFile(f"{folder}: no .ann files in it")
     return read
 
@@ -306,7 +330,7 @@ def adjudication(
     by_note,settled,tasks = defaultdict(list),[],[]
     for c in compare(corpus, first, second): by_note[c.note_id].append(c)
     for id,cs in by_note.items():
-        gold = [Rationale(id, c.code, _spans_of([*c.agreed]), 'adjudicated', c.level) for c in cs]
+        gold = [Rationale(id, c.code, sorted_spans([*c.agreed]), 'adjudicated', c.level) for c in cs]
         if not any(c.first or c.second for c in cs): settled += gold; continue
         result = []
         for c in cs:
@@ -339,7 +363,7 @@ def read_adjudication(
 ) -> list[Rationale]: # from 'adjudicated'; add those that were settled by rule
     "What the adjudicator decided"
     decided,asked = read_label_studio(path, corpus, 'adjudicated'),[]
-    for t in _tasks(path):
+    for t in exported_tasks(path):
         id,regions = t['data']['note_id'], [r for a in t.get('annotations') or () if not a.get('was_cancelled') for r in a['result']]
         open_ = [r for r in regions if r.get('from_name') == 'verdict' and r['value'].get('choices') in (['only first'], ['only second'])]
         if open_: raise Undecided(f"{path}, note {id!r}: {len(open_)} disputed regions still say whose they are; delete each, or set its verdict to keep")
