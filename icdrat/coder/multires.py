@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from .base import PAD, WordVocabulary
-from .convolutional import EvenWidth, fill, forget_neighbours, glorot, start_embeddings, start_head
-from .network import LabelAttention, LabelNetwork, network
+from .convolutional import EvenWidth, fill, forget_neighbours, glorot, start_embeddings
+from .network import LabelAttention, LabelNetwork, network, start_head
 
 # %% ../../nbs/22a_coder.multires.ipynb #b1e9b1c0
 class WordNorm(nn.Module):
@@ -93,7 +93,7 @@ class MultiResNetwork(LabelNetwork):
     def begin(self, rng, rates, vectors=None):
         fill(self, embedding=start_embeddings(rng, vectors, self.embedding.shape))
         for w in self.windows: w.begin(rng)
-        start_head(self.head, rng, rates)
+        start_head(self.head, rng, rates, glorot)
     def after_step(self):
         for w in self.windows:
             for kernel in (w.base, w.first, w.second): forget_neighbours(kernel, self.neighbour_decay)

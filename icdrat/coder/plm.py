@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NoMask', 'WordPieces', 'truncated', 'NoEncoder', 'encoder_folder', 'quiet', 'pretrained', 'BadChunk', 'PlmNetwork',
-           'start_head', 'plain_config', 'without_pooler', 'frozen_parameters']
+           'plain_config', 'without_pooler', 'frozen_parameters']
 
 # %% ../../nbs/24_coder.plm.ipynb #9c92d403
 import json
@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokeniz
 from transformers.utils import logging as transformers_logging
 
 from .base import hide
-from .network import LabelAttention, LabelCrossAttention, LabelNetwork, network
+from .network import LabelAttention, LabelCrossAttention, LabelNetwork, network, start_head
 from ..text import mask_to_spans, spans_to_mask, words
 from ..types import BadInput
 
@@ -123,7 +123,7 @@ class PlmNetwork(LabelNetwork):
         found = self.encoder(inputs_embeds=chunks if whole else chunks[some], attention_mask=(there if whole else there[some]).long()).last_hidden_state
         if not whole: found = found.new_zeros(*chunks.shape[:2], found.shape[-1]).masked_scatter(some[:, None, None], found)
         return found.reshape(*x.shape[:2], -1)
-    def begin(self, rng, rates, vectors=None): start_head(self.head, rng, rates)
+    def begin(self, rng, rates, vectors=None): start_head(self.head, rng, rates, lambda rng, shape: rng.normal(0, .03, shape))
     def groups(self, lr):
         for p in frozen_parameters(self.encoder, self.frozen): p.requires_grad_(False)
         return [dict(params=[p for p in self.encoder.parameters() if p.requires_grad], lr=lr), dict(params=list(self.head.parameters()), lr=lr*self.head_lr)]
@@ -136,19 +136,6 @@ class PlmNetwork(LabelNetwork):
         finally: self.encoder.set_attn_implementation(before)
 
 # %% ../../nbs/24_coder.plm.ipynb #772ddc31
-@torch.no_grad()
-def start_head(
-    head:LabelAttention|LabelCrossAttention,
-    rng:np.random.Generator,
-    rates:Float[np.ndarray, "codes"],  # share of the training notes that have each code, in (0, 1)
-    spread:float = .03,                # of the random numbers
-) -> None:
-    "Fill a head with small random numbers, its biases with the log-odds of the codes (their mean where codes share one)"
-    for name,p in head.named_parameters():
-        p.copy_(torch.from_numpy(rng.normal(0, spread, tuple(p.shape)) if 'bias' not in name and not name.startswith('norm') else np.full(tuple(p.shape), float(name == 'norm.weight'))))
-    odds = torch.from_numpy(np.log(rates/(1-rates))).to(head.bias)
-    head.bias.copy_(odds if len(head.bias) == len(odds) else odds.mean())
-
 def plain_config(encoder:nn.Module) -> dict:
     "The configuration from which an encoder can be built again"
     config = json.loads(encoder.config.to_json_string(use_diff=True))

@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from .base import PAD, WordVocabulary
-from .convolutional import fill, glorot, start_embeddings, start_head
-from .network import LabelAttention, LabelNetwork, network
+from .convolutional import fill, glorot, start_embeddings
+from .network import LabelAttention, LabelNetwork, network, start_head
 
 # %% ../../nbs/23_coder.recurrent.ipynb #fb068350
 def turned(
@@ -65,6 +65,6 @@ class LaatNetwork(LabelNetwork):
             gates = np.stack([glorot(rng, (lstm.hidden_size, lstm.input_size)) for _ in range(4)])
             fill(lstm, weight_ih_l0=gates.reshape(lstm.weight_ih_l0.shape), bias_ih_l0=0., bias_hh_l0=0.)
             forget_memory(lstm, 1.)
-        start_head(self.head, rng, rates)
+        start_head(self.head, rng, rates, glorot)
     def after_step(self):
         for lstm in (self.onward, self.homeward): forget_memory(lstm, self.neighbour_decay)
