@@ -2,7 +2,7 @@
 
     make llm                                       # in another terminal
     python llm/record.py vignettes few_shot        # the first test vignettes: answers
-    python llm/record.py codiesp_en zero_shot      # the first 100 notes of CodiEsp dev in English: offsets; ICDRAT_DATA names the corpora
+    python llm/record.py codiesp_en zero_shot      # the first 106 notes of CodiEsp dev in English: offsets; ICDRAT_DATA names the corpora
 
 An hour or two on two cores. Answers are kept under runs/record the moment they arrive; a run that was stopped goes on where it was.
 """
