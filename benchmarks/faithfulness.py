@@ -147,7 +147,6 @@ def drawn(table, folder):
     axes[0].set_ylabel("seconds, first point = 1")
     axes[0].legend(fontsize=7)
     fig.savefig(folder / "faithfulness_growth.svg")
-    fig.savefig(folder / "faithfulness_growth.png", dpi=120)
 
 
 def main():
