@@ -213,6 +213,13 @@ def test_no_ranking_leaves_its_limits(seed):
         assert all(-1e-12 <= found[f"naopc_unfloored/{q}"] <= 1 + 1e-12 for q in ("comprehensiveness", "sufficiency"))
 
 
+def test_the_floor_is_only_under_the_authors_limit():
+    rising = np.array([0.1, 0.3, 0.2, 0.6])  # whatever is hidden, the code becomes more probable
+    found = concluded(naopc_inquiry(np.array([0.0, 1.0])), lambda masks: rising[masks @ [1, 2]])
+    assert found["naopc_unfloored/comprehensiveness"] == 1  # there is no better order
+    assert found["naopc/comprehensiveness"] == pytest.approx((-0.3 + 0.35) / (-0.25 + 0.35))
+
+
 def test_naopc_is_0_where_no_order_is_better_and_undefined_for_long_notes():
     flat = lambda masks: np.full(len(masks), 0.4)
     assert set(concluded(naopc_inquiry(np.arange(6.0)), flat).values()) == {0.0}
