@@ -1,261 +1,275 @@
-"Faithfulness by the definitions of EMC, ferret and NAOPC: the oracle cases, and laws over seeds."
-
-from itertools import permutations
+"One test for all cards, and the table in which every definition stands beside the others."
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import kendalltau
 
-from icdrat.evaluation.curves import SHARES, curve_inquiry, top_masks
-from icdrat.evaluation.emc_faithfulness import NothingPredicted, emc_inquiry, emc_means, feature_scores, roberta_words, share_lost, stepwise_masks
-from icdrat.evaluation.faithfulness import concluded, decision_flip, mean_inquiry, rationale_inquiry
-from icdrat.evaluation.ferret import ferret_inquiry, level_masks, tau_loo
-from icdrat.evaluation.naopc import area, beam_search, limit, naopc_inquiry, normalised_area, steps, subsets
+from icdrat.coder.scores import DEFINITIONS as CODING
+from icdrat.coder.scores import code_scores
+from icdrat.data.corpus import UnknownNote
+from icdrat.evaluation.anatomy import CLASSES
+from icdrat.evaluation.cards import KS, PRF, arrow, card, cards, limits, with_arrow
+from icdrat.evaluation.codiesp import codiesp_x
+from icdrat.evaluation.definitions import (
+    CHOSEN,
+    HARD,
+    RANKED,
+    WHERE,
+    UnknownDefinition,
+    all_plausibility,
+    emc_boundaries,
+    levels_met,
+    measure,
+    score_rows,
+    summarise_plausibility,
+)
+from icdrat.evaluation.emc import chosen_counts, curve_counts, emc_auprc, emc_prf, gold_mask
+from icdrat.evaluation.faithfulness import aopc, curves, faithfulness
+from icdrat.evaluation.mdace import annotations, mdace_counts, mdace_prf
+from icdrat.evaluation.plausibility import COUNTS, DEFINITIONS, NoRationale, RepeatedRationale, eraser_iou_macro, eraser_macro, gold_spans, plausibility, ranking_areas, soft_plausibility, soft_scores
+from icdrat.text import mark, mask_to_spans, words
+from icdrat.types import OPERATORS, BadInput, Code, Explanation, Note, Rationale, Span
 
-
-def random_answer(seed, n=8):
-    "A probability for every set of hidden words"
-    table = np.random.default_rng(seed).random(2**n)
-    return lambda masks: table[masks @ 2 ** np.arange(n)]
-
-
-# EMC
-
-
-class ToyModel:
-    "The model of the oracle's meta: a bag of tokens through a tanh, in single precision"
-
-    def __init__(self, meta):
-        toy = meta["toy_model"]
-        self.W, self.b, self.ids = np.array(toy["W"], np.float32), np.array(toy["b"], np.float32), toy["ids"]
-
-    def __call__(self, ids):
-        logits = self.b + 2 * np.tanh(self.W[ids].sum(0) / 2)
-        return 1 / (1 + np.exp(-logits))
-
-
-class Document:
-    "Tokens of one note, what can be hidden of it, and what it reads like then"
-
-    def __init__(self, model, ids, attributions, feature_map=None, mask=None):
-        ids, scores = np.array(ids), np.array(attributions, float)
-        real = ids != model.ids["pad"]
-        self.model, self.whole, self.ids = model, model(ids), ids[real]
-        inner = np.arange(len(self.ids) - 2) if feature_map is None else np.array(feature_map)[real][1:-1] - 1
-        self.scores = [feature_scores(s, inner) for s in scores[real][1:-1].T]
-        self.inner, self.mask = inner, model.ids["mask"] if mask is None else mask
-
-    def hidden(self, mask):
-        return [self.ids[0], *np.where(mask[self.inner], self.mask, self.ids[1:-1]), self.ids[-1]]
-
-    def answer(self, code):
-        return lambda masks: np.array([self.model(self.hidden(m))[code] if m.any() else self.whole[code] for m in masks])
+CODES = [Code("icd10cm", c) for c in ("E11.9", "I10", "R07.9")]
+NAMES = cards().name.tolist()
+VOCABULARY = ["náuseas", "T2DM", "on", "metformin.", "🙂", "BP", "120/80", "chest", "pain,"]
 
 
-def emc_cases(oracle, pipeline):
-    file = oracle("emc_faithfulness")
-    cases = [c for c in file["cases"] if ("documents" in c) == pipeline]
-    assert cases
-    return ToyModel(file["meta"]), cases
+def corpus(seed, n_notes=6, n_words=60, often=0.15):
+    "Notes, gold at random words, the same as a perfect answer and a random answer; scores to match"
+    rng = np.random.default_rng(seed)
+    notes, gold, predicted, explained = [], [], [], []
+    for i in range(n_notes):
+        text = " ".join(rng.choice(VOCABULARY, n_words))
+        notes.append(Note(f"n{i}", text))
+        places = words(text)
+        for code in CODES:
+            truth, guess = rng.random(len(places)) < 0.15, rng.random(len(places)) < often
+            for mask, source, out in ((truth, "human", gold), (truth, "perfect", predicted), (guess, "chance", predicted)):
+                out.append(mark(notes[-1], code, mask_to_spans(mask, places), source))
+            explained.append(Explanation(f"n{i}", code, places, truth.astype(float), "perfect"))
+            explained.append(Explanation(f"n{i}", code, places, rng.gamma(0.3, size=len(places)), "chance"))
+    return notes, gold, predicted, explained
 
 
-def test_every_step_of_emc_reads_what_the_oracle_reads(oracle):
-    model, cases = emc_cases(oracle, pipeline=False)
-    for case in cases:
-        document = Document(model, case["input_ids"], case["attributions_tokens_by_targets"], case["feature_map"], case["baseline_token_id"])
-        expected = case["expected"]
-        np.testing.assert_allclose(document.whole[case["target_ids"]], expected["prob_full"], atol=1e-5)
-        for k, code in enumerate(case["target_ids"]):
-            masks = stepwise_masks(document.scores[k], case["descending"], case["step_size"], case["max_features"])
-            assert [list(map(int, document.hidden(m))) for m in masks] == expected["perturbed_inputs"][str(code)], case["name"]
-            deltas = document.whole[code] - np.array([model(document.hidden(m))[code] for m in masks])
-            np.testing.assert_allclose(deltas, np.array(expected["delta_steps_by_targets"])[:, k], atol=1e-5)
+class Cue:
+    "A coder that reads one word"
+
+    codes, threshold = CODES[:1], 0.5
+
+    def __call__(self, texts, erased=None, operator="mask"):
+        hidden = [any(s.start < 4 for s in e) for e in erased or [()] * len(texts)]
+        return np.array([[0.1 if h else 0.9] for h in hidden])
 
 
-BEGINS_A_WORD = (4, 5, 7, 9, 11, 13, 15)  # token ids of the toy vocabulary, which the file does not spell; the numbers of its cases leave no other choice
+def plausibility_values():
+    "The metrics of a perfect and of a random answer"
+    notes, gold, predicted, explained = corpus(0, n_words=120, often=0.02)
+    table = all_plausibility(notes, gold, predicted, explained, boundaries=dict(perfect=0.0, chance=0.03), over="union", progress=False)
+    found = summarise_plausibility(table, 20)
+    return {m: found[found.method == m].set_index("metric").value.to_dict() for m in ("perfect", "chance")}
 
 
-def toy_words(ids):
-    special = {0: "<s>", 1: "<pad>", 2: "</s>", 3: "<mask>"}
-    return roberta_words([special.get(i, "Ġw" if i in BEGINS_A_WORD else "x") for i in ids])
+def coding_values():
+    "The scores of a perfect and of a random coder"
+    rng = np.random.default_rng(0)
+    truth = rng.random((40, 120)) < 0.3
+    run = lambda p: {k: v for k, v in code_scores(p, truth, 0.5, KS, tuple(CODING)).items() if "/" in k}
+    return dict(perfect=run(truth * 0.8 + 0.1), chance=run(rng.random((40, 120))))
 
 
-def test_words_of_roberta_match_the_oracle(oracle):
-    examples = oracle("emc_faithfulness")["meta"]["word_map_examples"]
-    assert examples
-    for e in examples:
-        assert roberta_words(e["tokens"]).tolist() == e["word_map"]
+def faithfulness_values():
+    "ERASER's measures where the rationale is the one word that is read, and where it is another"
+    text = "T2DM on metformin for years"
+    note, places = Note("n", text), words(text)
+    out = {}
+    for name, word in dict(perfect=0, chance=1).items():
+        out[name] = {}
+        scores = np.where(np.arange(len(places)) == word, 1.0, 0.0)
+        for operator in OPERATORS:
+            found = faithfulness(Cue(), [note], [mark(note, CODES[0], [Span(*map(int, places[word]))], "toy")], n_random=2, operator=operator, progress=False)
+            area = aopc(curves(Cue(), [note], [Explanation("n", CODES[0], places, scores, "toy")], operator=operator, n_random=2, progress=False), operator)
+            out[name] |= pd.concat([found, area]).query("method == 'toy'").set_index("metric").value.to_dict()
+    return out
 
 
-def test_emc_over_documents_matches_the_oracle(oracle):
-    model, cases = emc_cases(oracle, pipeline=True)
-    for case in cases:
-        pairs = []
-        for d in case["documents"]:
-            document = Document(model, d["input_ids"], d["attributions"], toy_words(d["input_ids"]))
-            for k, code in enumerate(d["targets"]):
-                found = concluded(emc_inquiry(document.scores[k]), document.answer(code))
-                pairs.append(dict(probability=document.whole[code], **{q: found[f"emc/{q}"] for q in ("comprehensiveness", "sufficiency")}))
-        if "error" in case["expected"]:
-            with pytest.raises(NothingPredicted):
-                emc_means(pd.DataFrame(pairs), case["decision_boundary"])
-            continue
-        means = emc_means(pd.DataFrame(pairs), case["decision_boundary"])
-        for q, value in means.items():
-            assert value == pytest.approx(case["expected"][q], abs=1e-5), case["name"]
+@pytest.fixture(scope="module")
+def values():
+    made = [plausibility_values(), coding_values(), faithfulness_values()]
+    return {m: {k: v for part in made for k, v in part[m].items()} for m in ("perfect", "chance")}
 
 
+def below_its_best(name):
+    "Metrics that a perfect answer does not bring to their best value, by definition"
+    return "@" in name and "/aopc" not in name and card(name).family != "faithfulness" or name in ("emc/auprc", "emc/kl_divergence") or card(name).family == "faithfulness"
+
+
+def of_others(name):
+    "Faithfulness by other definitions is computed, and tested, with its own notebooks"
+    return card(name).family == "faithfulness" and not name.startswith("eraser/")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_card_keeps_its_word(name, values):
+    c = card(name)
+    assert c.bounds[0] < c.bounds[1] and c.source and arrow(name) in ("↑", "↓", "")
+    assert with_arrow(name).startswith(name) and (c.operator == "" or name.endswith(f"@{c.operator}"))
+    low, high = limits(name)
+    assert (low is None or low <= c.bounds[0]) and (high is None or high >= c.bounds[1])
+    if of_others(name):
+        return
+    perfect, chance = values["perfect"][name], values["chance"][name]
+    for value in (perfect, chance):
+        assert c.bounds[0] - 1e-9 <= value <= c.bounds[1] + 1e-9
+    if c.higher_is_better is not None:
+        better, best = (perfect - chance, c.bounds[1]) if c.higher_is_better else (chance - perfect, c.bounds[0])
+        assert better > 0 or name in ("anatomy/empty",), "a perfect answer is better than a random one"
+        if not below_its_best(name) and np.isfinite(best):
+            assert perfect == pytest.approx(1 if "eraser/iou" in name else best, abs=2e-5)
+
+
+def test_every_number_has_a_card_and_every_card_a_number(values):
+    for found in values.values():
+        assert {n for n in NAMES if not of_others(n)} == set(found)
+
+
+def test_every_definition_is_on_the_list():
+    assert set(DEFINITIONS) <= set(HARD) and len({*HARD, *RANKED, *CHOSEN}) == len(HARD) + len(RANKED) + len(CHOSEN)
+    named = [m for d in (*HARD, *RANKED, *CHOSEN) for m in measure(d).statistics]
+    assert sorted(named) == sorted(cards("plausibility").name)
+
+
+# the table
+
+
+def value(found, metric, method="chance"):
+    return found[(found.metric == metric) & (found.method == method) & (found.level == "any")].value.item()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_counts_are_those_of_each_definition_alone(seed):
+    notes, gold, predicted, _ = corpus(seed)
+    table = all_plausibility(notes, gold, predicted, progress=False)
+    alone = plausibility(notes, gold, predicted, tuple(DEFINITIONS), progress=False)
+    keys = ["note_id", "code", "method", "definition"]
+    ours = table[table.definition.isin(DEFINITIONS)].astype({k: str for k in keys}).sort_values(keys)
+    np.testing.assert_array_equal(ours[[*keys, *COUNTS, "no_gold"]].to_numpy(), alone.sort_values(keys)[[*keys, *COUNTS, "no_gold"]].to_numpy())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_summary_gives_the_published_averages(seed):
+    notes, gold, predicted, explained = corpus(seed)
+    table = all_plausibility(notes, gold, predicted, explained, boundaries=dict(perfect=0.0, chance=0.02), over="union", progress=False)
+    found = summarise_plausibility(table, 20)
+    counts = lambda d: table.loc[(table.definition == d) & (table.method == "chance"), list(COUNTS)].to_numpy()
+    for d, macro in {"eraser/span": eraser_macro, "eraser/token": eraser_macro, "eraser/iou": eraser_iou_macro}.items():
+        assert [value(found, f"{d}_{q}_macro") for q in PRF] == pytest.approx(macro(counts(d)).tolist())
+    rows = score_rows([e for e in explained if e.method == "chance"], gold_spans(gold, {n.id: n for n in notes}))[1]
+    hits, chosen = curve_counts(rows).sum(0)
+    assert value(found, "emc/auprc") == pytest.approx(emc_auprc(hits, chosen, gold_mask(rows).sum()))
+    assert [value(found, f"emc/{q}") for q in PRF] == pytest.approx(emc_prf(chosen_counts(rows, 0.02).sum(0)))
+    mine, texts = [r for r in predicted if r.source == "chance"], {n.id: n.text for n in notes}
+    total = sum(np.array([c for n in notes for c in mdace_counts(*(annotations([r for r in rs if r.note_id == n.id]) for rs in (gold, mine)), texts)["mdace/token_anywhere"].values()]))
+    assert [value(found, f"mdace/token_anywhere_{q}") for q in PRF] == pytest.approx(mdace_prf(total))
+    flat = lambda rs: [(r.note_id, str(r.code), s.start, s.end) for r in rs for s in r.spans]
+    assert [value(found, f"codiesp/reference_{q}") for q in PRF] == pytest.approx([codiesp_x(flat(gold), flat(mine))[q] for q in PRF])
+    assert sum(value(found, f"anatomy/{c}") for c in CLASSES) == pytest.approx(1)
+    soft = soft_plausibility(notes, gold, explained)
+    assert value(found, "eraser/roc_auc") == pytest.approx(soft[soft.method == "chance"].roc_auc.mean())
+
+
+def test_an_interval_holds_its_value_and_stays_in_bounds():
+    notes, gold, predicted, explained = corpus(1, n_notes=10)
+    found = summarise_plausibility(all_plausibility(notes, gold, predicted, explained, boundaries=dict(perfect=0.0, chance=0.02), progress=False), 300)
+    for row in found.dropna(subset="value").itertuples():
+        low, high = card(row.metric).bounds
+        assert low - 1e-9 <= row.low <= row.high <= high + 1e-9
+        assert row.low - 1e-9 <= row.value <= row.high + 1e-9 or "iou" in row.metric
+
+
+def test_the_order_of_everything_changes_nothing():
+    notes, gold, predicted, explained = corpus(2)
+    make = lambda flip: summarise_plausibility(all_plausibility(*(list(x)[::flip] for x in (notes, gold, predicted, explained)), boundaries=dict(chance=0.02), per_level=True, progress=False), 20)
+    plain, turned = (make(flip).sort_values(["method", "level", "metric"], ignore_index=True) for flip in (1, -1))
+    pd.testing.assert_frame_equal(plain, turned, rtol=1e-9)
+
+
+def test_a_pair_without_evidence_is_set_aside_in_every_definition():
+    note = Note("n", "T2DM on metformin")
+    gold = [mark(note, CODES[0], [Span(0, 4)], "human"), Rationale("n", CODES[1], (), "human")]
+    predicted = [mark(note, c, [Span(0, 4)], "toy") for c in CODES]
+    explained = [Explanation("n", c, words(note.text), np.array([1.0, 0, 0]), "toy") for c in CODES]
+    table = all_plausibility([note], gold, predicted, explained, boundaries=dict(toy=0.0), progress=False)
+    assert set(table.definition) == {*HARD, *RANKED, *CHOSEN}
+    assert (table.groupby("definition", observed=True).no_gold.sum() == 1).all()
+    assert not table.loc[table.no_gold, list(COUNTS)].to_numpy().any()
+    found = summarise_plausibility(table, 10)
+    for metric in ("character/f1", "token/f1", "span_exact/f1", "eraser/auprc", "emc/f1", "anatomy/exact", "codiesp/reference_f1", "emc/precision@1"):
+        assert value(found, metric, "toy") == pytest.approx(1)
+    assert set(found.n_no_gold) == {1}
+    union = all_plausibility([note], gold, predicted, over="union", progress=False)
+    assert set(union.query("definition == 'codiesp/reference'").n_pred) == {1} and len(union.query("definition == 'mdace/token'")) == 3
+
+
+def test_levels_meet_like_with_like_where_the_method_has_them():
+    note = Note("n", "T2DM on metformin. Chest pain.")
+    both = lambda source: [mark(note, CODES[0], [Span(0, 4)], source), mark(note, CODES[0], [Span(0, 17)], source, "sentence")]
+    table = all_plausibility([note], both("human"), both("two") + [mark(note, CODES[0], [Span(0, 4)], "one")], definitions=["character"], per_level=True, progress=False)
+    rows = {(r.method, r.level, r.predicted_level): (r.hits_pred, r.n_pred, r.n_gold) for r in table.itertuples()}
+    assert rows["two", "mention", "mention"] == (4, 4, 4) and rows["two", "sentence", "sentence"] == (17, 17, 17)
+    assert rows["one", "sentence", "any"] == (4, 4, 17) and rows["one", "any", "any"] == (4, 4, 17)
+    assert levels_met(both("human"), both("two"), "mention", "sentence") == [("mention", "sentence")]
+
+
+def test_notes_of_one_admission_share_their_texts():
+    notes = [Note("n1", "sepsis"), Note("n2", "Sepsis")]
+    gold, predicted = ([mark(n, CODES[0], [Span(0, 6)], source)] for n, source in zip(notes, ("human", "toy")))
+    hits = lambda **k: all_plausibility(notes, gold, predicted, definitions=["mdace/token_anywhere"], over="union", progress=False, **k).hits_pred.sum()
+    assert hits() == 0 and hits(admissions=dict(n1="a", n2="a")) == 1
+
+
+def test_only_what_is_asked_for_is_there():
+    notes, gold, predicted, explained = corpus(0, 2)
+    table = all_plausibility(notes, gold, predicted, explained, ["token", "emc/iou"], progress=False)
+    assert set(table.definition) == {"token", "emc/iou"} and list(table) == [*WHERE, *COUNTS, "no_gold"]
+    assert not set(all_plausibility(notes, gold, predicted, explained, progress=False).definition) & set(CHOSEN)
+    assert set(all_plausibility(notes, gold, (), explained, progress=False).definition) == set(RANKED)
+
+
+def test_the_boundary_is_that_of_the_best_f1():
+    notes, gold, _, explained = corpus(3)
+    found = emc_boundaries(notes, gold, explained)
+    assert set(found) == {"perfect", "chance"}
+    rows = score_rows([e for e in explained if e.method == "chance"], gold_spans(gold, {n.id: n for n in notes}))[1]
+    f1 = [emc_prf(chosen_counts(rows, b).sum(0))[2] for b in np.linspace(0, 0.1, 101)]
+    assert found["chance"] == np.linspace(0, 0.1, 101)[int(np.argmax(f1))]
+
+
+def test_what_cannot_be_scored_is_refused():
+    notes, gold, predicted, explained = corpus(0, 1)
+    for error, message, change in [
+        (UnknownDefinition, "'f1'", dict(definitions=["f1"])),
+        (BadInput, "'both'", dict(over="both")),
+        (BadInput, "'phrase'", dict(level="phrase")),
+        (UnknownNote, "n0", dict(notes=[])),
+        (RepeatedRationale, "twice", dict(explanations=explained * 2)),
+        (NoRationale, "predicted", dict(predicted=[], explanations=[])),
+    ]:
+        with pytest.raises(error, match=message):
+            all_plausibility(**{**dict(notes=notes, gold=gold, predicted=predicted, explanations=explained, progress=False), **change})
+    lost = [Explanation("m", CODES[0], np.zeros((1, 2), int), np.ones(1), "toy")]
+    with pytest.raises(UnknownNote, match="toy.*m, E11.9"):
+        all_plausibility(notes, gold, predicted, lost, progress=False)
+
+
+@pytest.mark.parametrize("levels", [3, 1000])
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("n", [3, 60, 100, 101, 257])
-def test_emc_goes_through_a_hundred_words_from_either_end(seed, n):
-    scores = np.random.default_rng(seed).random(n)
-    down, up = stepwise_masks(scores), stepwise_masks(scores, best_first=False)
-    assert down.shape == up.shape == (50, n)
-    assert down.sum(1).tolist() == [min(2 * i, n) for i in range(50)]
-    assert up.sum(1).tolist() == [min(max(n - 100, 0) + 2 * i, n) for i in range(50)]
-    for masks, sign in ((down, 1), (up, -1)):
-        for m in masks[(masks.any(1)) & (~masks.all(1))]:
-            assert (sign * scores[m]).min() > (sign * scores[~m]).max()
-
-
-def test_a_share_of_nothing_is_undefined_and_only_sufficiency_is_clipped():
-    assert np.isnan(share_lost(0.0, np.array([0.0, 0.2])))
-    gain = lambda masks: np.where(masks.any(1), 0.9, 0.6)
-    found = concluded(emc_inquiry(np.arange(4.0)), gain)
-    assert found["emc/comprehensiveness"] == pytest.approx(-49 / 50 * 0.5) and found["emc/sufficiency"] == 0
-
-
-# ferret
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_ferret_is_the_mean_over_each_different_rationale(seed):
-    rng, answer = np.random.default_rng(seed), random_answer(seed)
-    scores = rng.normal(size=8).round(1)
-    found, sets = concluded(ferret_inquiry(scores, at_once=3), answer), []
-    for k in range(1, 9):
-        best = {j for j in sorted(range(8), key=lambda j: (-scores[j], j))[:k] if scores[j] > 0}
-        if not sets or best != sets[-1]:
-            sets.append(best)
-    masks = np.array([[j in s for j in range(8)] for s in sets])
-    whole = answer(np.zeros((1, 8), bool))[0]
-    assert found["ferret/aopc_comprehensiveness"] == pytest.approx(np.mean(whole - answer(masks)))
-    assert found["ferret/aopc_sufficiency"] == pytest.approx(np.mean(whole - answer(~masks)))
-    loo = whole - answer(np.eye(8, dtype=bool))
-    assert found["ferret/taucorr_loo"] == pytest.approx(kendalltau(loo, scores)[0], nan_ok=True)
-
-
-def test_negative_words_are_never_taken_and_levels_never_repeat():
-    assert level_masks(np.array([0.2, -1.0, 0.0, 0.1])).tolist() == [[True, False, False, False], [True, False, False, True]]
-    assert level_masks(-np.ones(3)).tolist() == [[False] * 3]
-    assert level_masks(np.arange(10.0), [2, 3, 50, 60]).sum(1).tolist() == [2, 3, 9]
-
-
-def test_tau_counts_words_of_every_sign_and_needs_a_ranking():
-    without = np.array([0.1, 0.3, 0.5, 0.9])
-    assert tau_loo(-np.arange(4.0), 0.6, without) == 1 and tau_loo(np.arange(4.0), 0.6, without) == -1
-    assert np.isnan(tau_loo(np.zeros(4), 0.6, without)) and np.isnan(tau_loo(np.ones(1), 0.6, without[:1]))
-
-
-# NAOPC
-
-
-def test_naopc_matches_the_oracle(oracle):
-    cases = oracle("naopc")["cases"]
-    for case in cases:
-        p, n, expected = np.array(case["prob_by_masked_subset_bitmask"]), case["n_words"], case["expected"]
-        ours = dict(upper_limit=limit(p, floored=True), lower_limit=limit(p, highest=False))
-        for k, v in ours.items():
-            assert v == pytest.approx(expected[k], abs=1e-6), case["name"]
-        sound = dict(upper_limit=limit(p), lower_limit=ours["lower_limit"])
-        for k, v in sound.items():
-            assert v == pytest.approx(case["independent_recomputation"][k], abs=1e-6), case["name"]
-        answer = lambda masks: p[masks @ 2 ** np.arange(n)]
-        for name, method in expected["methods"].items():
-            scores = np.array(method["word_attributions"])
-            for q, sign in dict(comprehensiveness=1, sufficiency=-1).items():
-                published = method["published"][q]
-                assert normalised_area(published, expected["lower_limit"], expected["upper_limit"]) == pytest.approx(method["normalized"][q], abs=1e-6), (case["name"], name)
-                if method["tied_attributions"]:
-                    continue
-                value = area(p[0], answer(steps(np.argsort(-scores, kind="stable")[::sign])))
-                assert value == pytest.approx(published, abs=5e-6), (case["name"], name)  # theirs was computed in half precision
-                whole = concluded(naopc_inquiry(scores), answer)[f"naopc/{q}"]
-                assert whole == pytest.approx(normalised_area(value, ours["lower_limit"], ours["upper_limit"]), abs=1e-9)
-
-
-def test_the_beam_finds_what_the_oracles_beam_finds(oracle):
-    for case in oracle("naopc")["cases"]:
-        p, n, expected = np.array(case["prob_by_masked_subset_bitmask"]), case["n_words"], case["expected"]
-        answer = lambda masks: p[masks @ 2 ** np.arange(n)]
-        found = [concluded(beam_search(p[0], n, 5, highest), answer) for highest in (True, False)]
-        assert found == pytest.approx([expected["beam5_upper"], expected["beam5_lower"]], abs=1e-5), case["name"]
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_the_limits_are_those_of_all_orders(seed):
-    answer, n = random_answer(seed, 5), 5
-    p = answer(subsets(n))
-    areas = [area(p[0], answer(steps(np.array(o)))) for o in permutations(range(n))]
-    assert [limit(p), limit(p, highest=False)] == pytest.approx([max(areas), min(areas)])
-    partial = [sum(p[0] - answer(steps(np.array(o)))[:-1]) for o in permutations(range(n))]
-    assert limit(p, floored=True) == pytest.approx((max(0, *partial) + p[0] - p[-1]) / n)
-    for width, highest in ((120, True), (120, False)):
-        assert concluded(beam_search(p[0], n, width, highest), answer) == pytest.approx(max(areas) if highest else min(areas))
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_no_ranking_leaves_its_limits(seed):
-    answer, rng = random_answer(seed), np.random.default_rng(seed)
-    for _ in range(5):
-        found = concluded(naopc_inquiry(rng.normal(size=8)), answer)
-        assert all(-1e-12 <= found[f"naopc_unfloored/{q}"] <= 1 + 1e-12 for q in ("comprehensiveness", "sufficiency"))
-
-
-def test_the_floor_is_only_under_the_authors_limit():
-    rising = np.array([0.1, 0.3, 0.2, 0.6])  # whatever is hidden, the code becomes more probable
-    found = concluded(naopc_inquiry(np.array([0.0, 1.0])), lambda masks: rising[masks @ [1, 2]])
-    assert found["naopc_unfloored/comprehensiveness"] == 1  # there is no better order
-    assert found["naopc/comprehensiveness"] == pytest.approx((-0.3 + 0.35) / (-0.25 + 0.35))
-
-
-def test_naopc_is_0_where_no_order_is_better_and_undefined_for_long_notes():
-    flat = lambda masks: np.full(len(masks), 0.4)
-    assert set(concluded(naopc_inquiry(np.arange(6.0)), flat).values()) == {0.0}
-    assert np.isnan(list(concluded(naopc_inquiry(np.arange(30.0), most=29), flat).values())).all()
-
-
-# what all have in common
-
-
-@pytest.mark.parametrize("inquiry", [emc_inquiry, ferret_inquiry, naopc_inquiry, curve_inquiry])
-@pytest.mark.parametrize("seed", range(4))
-def test_a_ranking_only_matters_through_its_order(inquiry, seed):
-    scores, answer = np.random.default_rng(seed).random(8), random_answer(seed)
-    first, second = (concluded(inquiry(s), answer) for s in (scores, 3 * scores))
-    assert first == pytest.approx(second, nan_ok=True)
-
-
-@pytest.mark.parametrize("inquiry", [emc_inquiry, ferret_inquiry, naopc_inquiry, curve_inquiry])
-def test_a_coder_that_reads_nothing_loses_nothing(inquiry):
-    found = concluded(inquiry(np.arange(8.0)), lambda masks: np.full(len(masks), 0.7))
-    assert all(v == 0 or np.isnan(v) for v in found.values())
-
-
-def test_a_decision_turns_when_a_given_code_is_no_longer_given():
-    assert decision_flip(0.8, 0.5, 0.5) == 1 and decision_flip(0.8, 0.51, 0.5) == 0
-    assert np.isnan(decision_flip(0.5, 0.1, 0.5))
-    worth = np.array([0.3, 0.2, 0.1, 0.0])
-    answer = lambda masks: 0.3 + ~masks @ worth
-    assert concluded(rationale_inquiry(np.array([1, 0, 0, 0], bool), 0.65), answer)["eraser/decision_flip"] == 1
-    assert concluded(curve_inquiry(worth, 0.5), answer)["eraser/aopc_decision_flip"] == 1 / 5  # only half of the words
-    assert SHARES[-1] == 0.5 and top_masks(worth)[-1].sum() == 2
-
-
-def test_a_drawn_control_is_a_mean():
-    answer = random_answer(0)
-    draws = np.random.default_rng(0).random((3, 8))
-    each = [concluded(emc_inquiry(s), answer) for s in draws]
-    mean = concluded(mean_inquiry(emc_inquiry(s) for s in draws), answer)
-    assert mean == pytest.approx({k: np.mean([f[k] for f in each]) for k in mean})
+def test_areas_of_many_rankings_are_those_of_each(seed, levels):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 25, 50)
+    key = np.repeat(np.arange(50), lengths)
+    scores, truth = rng.integers(0, levels, len(key)) / levels, rng.random(len(key)) < rng.choice([0.0, 0.3, 1.0], 50)[key]
+    mixed = rng.permutation(len(key))
+    slow = np.array([soft_scores(scores[key == k], truth[key == k]) for k in range(50)])
+    np.testing.assert_allclose(ranking_areas(scores[mixed], truth[mixed], key[mixed], 50), slow, atol=1e-12)
+    assert ranking_areas(np.zeros(0), np.zeros(0, bool), np.zeros(0, int), 0).shape == (0, 3)

@@ -394,7 +394,7 @@ def test_the_folder_of_restricted_notes_is_private_and_holds_no_word_of_them(tmp
     assert not any(w in json.dumps(json.loads((tmp_path / "run" / "faithfulness.json").read_text())) for w in notes[0].text.split())
 
 
-def test_definitions_are_all_there():
+def test_faithfulness_definitions_are_all_there():
     assert set(DEFINITIONS) == set(INQUIRIES)
     coder, [note], _, soft, _ = material("caml", 11, (10,))
     for d, make in INQUIRIES.items():

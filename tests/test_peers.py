@@ -5,10 +5,10 @@ import pytest
 from sklearn.metrics import auc
 
 from icdrat.evaluation.anatomy import CLASSES, WINDOW, gold_runs, match_classes, tokens_of
+from icdrat.evaluation.cards import FIRST
 from icdrat.evaluation.codiesp import codiesp_codes, codiesp_x, covered, hull, reference_counts
 from icdrat.evaluation.emc import (
     CHOICES,
-    TOP,
     WHOLE,
     BadRows,
     best_boundary,
@@ -114,7 +114,7 @@ def test_the_first_k_are_those_that_sorting_gives(seed):
     found, iou = top_counts(scored(scores, gold)), top_iou(scored(scores, gold))
     for i, (s, g) in enumerate(zip(scores, gold)):
         upwards = np.argsort(s, kind="stable")
-        for j, k in enumerate(TOP):
+        for j, k in enumerate(FIRST):
             hits = len(set(upwards[-k:]) & set(g))
             assert found[i, j].tolist() == [hits, k, hits, len(g)]
         top = set(upwards[-len(g) :])

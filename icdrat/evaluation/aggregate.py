@@ -6,7 +6,7 @@
 __all__ = ['MICRO', 'PAIR', 'precision', 'recall', 'f1', 'p_value', 'effect_size', 'UnequalNotes', 'approximate_randomisation',
            'BadPValue', 'benjamini_hochberg', 'BadTable', 'check_table', 'per_note_sums', 'intervals',
            'summarise_means', 'Measure', 'micro_measure', 'summarise_counts', 'UnknownMethod', 'NothingShared',
-           'difference']
+           'difference', 'differences']
 
 # %% ../../nbs/43_evaluation.aggregate.ipynb #614063ff
 from collections.abc import Callable, Sequence
@@ -194,22 +194,25 @@ def summarise_counts(
 # %% ../../nbs/43_evaluation.aggregate.ipynb #0c7083cc
 class UnknownMethod(BadInput): "The table has no rows for this method and metric"
 
-def _rows(table:pd.DataFrame, method:str, metric:str) -> tuple[pd.DataFrame, list[str], Statistic]:
+def _rows(table:pd.DataFrame, method:str, metric:str, measure:Callable) -> tuple[pd.DataFrame, list[str], Statistic]:
     "The pairs of one method, the quantities to add up and the statistic of their sums"
     counted = 'definition' in table
-    names = {metric_name(d, k):(d, f) for d in table['definition'].unique() for k,f in MICRO.items()} if counted else {k:(k, mean) for k in table['metric'].unique()}
+    names = {k:(d, f) for d in table['definition'].unique() for k,f in measure(d).statistics.items()} if counted else {k:(k, mean) for k in table['metric'].unique()}
     key,statistic = names.get(metric, (None, None))
     rows = table[(table['method'] == method) & (table['definition' if counted else 'metric'] == key)]
     if not len(rows): raise UnknownMethod(f"no rows for method {method!r} and metric {metric!r}; there are {', '.join(sorted(set(table['method'])))} and {', '.join(sorted(names))}")
     check_table(rows, PAIR, COUNTS if counted else ['value'])
-    return (_marked(rows), list(COUNTS), statistic) if counted else (rows.dropna(subset='value').assign(n=1.), ['value', 'n'], statistic)
+    if not counted: return rows.dropna(subset='value').assign(n=1.)[[*PAIR, 'value', 'n']], ['value', 'n'], statistic
+    rows = _marked(rows)
+    added = pd.DataFrame(measure(key).quantities(rows), index=rows.index).add_prefix('sum_')
+    return pd.concat([rows[PAIR].astype(str), added], axis=1), list(added), statistic
 
 # %% ../../nbs/43_evaluation.aggregate.ipynb #6745f75c
 class NothingShared(BadInput): "Two methods have nothing that could be compared"
 
-def _paired(table:pd.DataFrame, method_a:str, method_b:str, metric:str) -> tuple[pd.DataFrame, list[str], Statistic]:
+def _paired(table:pd.DataFrame, method_a:str, method_b:str, metric:str, measure:Callable=micro_measure) -> tuple[pd.DataFrame, list[str], Statistic]:
     "The pairs of both methods that may be compared, one under the other, with a column `side`"
-    (a,quantities,statistic),(b,*_) = (_rows(table, m, metric) for m in (method_a, method_b))
+    (a,quantities,statistic),(b,*_) = (_rows(table, m, metric, measure) for m in (method_a, method_b))
     unit = ['note_id'] if 'definition' in table else PAIR
     shared = a[unit].drop_duplicates().merge(b[unit].drop_duplicates())
     if not len(shared): raise NothingShared(f"{method_a} and {method_b} have no {' and '.join(unit)} in common for {metric}")
@@ -225,10 +228,25 @@ def difference(
     n_swaps:int = 10_000,  # swaps of the randomisation test
     seed:int = 0,          # of both
     level:float = .95,     # confidence, in (0, 1)
+    measure:Callable[[str], Measure] = micro_measure, # what is made of the counts of a definition
 ) -> pd.DataFrame:         # one row: method_a, method_b, metric, value (a - b), low, high, p (two-sided), n_pairs, n_notes
     "How much better one method is than another on what both have, with interval and p-value"
-    both,quantities,statistic = _paired(table, method_a, method_b, metric)
+    both,quantities,statistic = _paired(table, method_a, method_b, metric, measure)
     a,b = (both[both['side'] == i].groupby('note_id')[quantities].sum().to_numpy(float) for i in (0, 1))
     found = interval(np.hstack([a, b]), lambda s: statistic(s[..., :len(quantities)]) - statistic(s[..., len(quantities):]), n_draws, seed, level)
     p = approximate_randomisation(a, b, statistic, n_swaps, seed)
     return pd.DataFrame([dict(method_a=method_a, method_b=method_b, metric=metric, **found._asdict(), p=p, n_pairs=len(both[PAIR].drop_duplicates()), n_notes=len(a))])
+
+# %% ../../nbs/43_evaluation.aggregate.ipynb #81e175b4
+def differences(
+    table:pd.DataFrame,                    # as for `difference`
+    reference:str,                         # the method that the others are compared with
+    metrics:Sequence[str],                 # as they are named in the summary
+    methods:Sequence[str]|None = None,     # None: all others, in order of appearance
+    **options,                             # of `difference`: n_draws, n_swaps, seed, level, measure
+) -> pd.DataFrame:                         # rows of `difference`, and p_adjusted
+    "Every method against one, for every metric, with p-values adjusted for their number (Benjamini and Hochberg 1995)"
+    others = [m for m in table['method'].unique() if m != reference] if methods is None else list(methods)
+    if not others: raise UnknownMethod(f"nothing to compare with {reference!r}; the table has no other method")
+    rows = pd.concat([difference(table, m, reference, k, **options) for k in metrics for m in others], ignore_index=True)
+    return rows.assign(p_adjusted=benjamini_hochberg(rows['p'].to_numpy()))

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['CLASSES', 'WINDOW', 'gold_runs', 'match_classes', 'tokens_of']
 
-# %% ../../nbs/41d_evaluation.anatomy.ipynb #fb546208
+# %% ../../nbs/41d_evaluation.anatomy.ipynb #3272af46
 import numpy as np
 from jaxtyping import Bool, Int
 
-# %% ../../nbs/41d_evaluation.anatomy.ipynb #4bc0cf80
+# %% ../../nbs/41d_evaluation.anatomy.ipynb #5bb8036f
 def gold_runs(
     gold:Int[np.ndarray, "gold 2"],   # key and token, sorted by both
 ) -> Int[np.ndarray, "runs 3"]:       # key, first and last token
@@ -22,7 +22,7 @@ def gold_runs(
     first = np.concatenate([[True], (key[1:] != key[:-1]) | np.diff(token - place).astype(bool)])
     return np.stack([key[first], token[first], token[np.concatenate([np.flatnonzero(first)[1:] - 1, [len(gold) - 1]])]], 1)
 
-# %% ../../nbs/41d_evaluation.anatomy.ipynb #245ad425
+# %% ../../nbs/41d_evaluation.anatomy.ipynb #a5033c6c
 CLASSES = ('empty', 'exact', 'proximate', 'partial', 'no_match')
 WINDOW  = 10 # tokens that a prediction may lie before or after a gold run
 
@@ -54,7 +54,7 @@ def match_classes(
     missed = count(runs[~_within(runs, predicted, 0)[0], 0]) > 0
     return np.select([n_pred == 0, exact, shares & ~far & ~missed, shares], [0, 1, 2, 3], 4)
 
-# %% ../../nbs/41d_evaluation.anatomy.ipynb #57ee793c
+# %% ../../nbs/41d_evaluation.anatomy.ipynb #a5ef4781
 def tokens_of(
     spans:Int[np.ndarray, "spans 3"],  # key, start, end in words
 ) -> Int[np.ndarray, "tokens 2"]:      # key and word, sorted, each once

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['TOLERANCE', 'DEPTH', 'hull', 'covered', 'reference_counts', 'codiesp_x', 'codiesp_codes']
 
-# %% ../../nbs/41c_evaluation.codiesp.ipynb #47f0a332
+# %% ../../nbs/41c_evaluation.codiesp.ipynb #c43214fd
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int
 
-# %% ../../nbs/41c_evaluation.codiesp.ipynb #72f5ebf6
+# %% ../../nbs/41c_evaluation.codiesp.ipynb #6d78af7f
 TOLERANCE = 10 # characters that a prediction may go too far, on each side
 
 def hull(
@@ -48,7 +48,7 @@ def reference_counts(
     hits = covered(gold, predicted, n_keys)
     return np.stack([hits, given(predicted), hits, given(gold)], 1).astype(np.int64)
 
-# %% ../../nbs/41c_evaluation.codiesp.ipynb #d6a07e13
+# %% ../../nbs/41c_evaluation.codiesp.ipynb #90b89be7
 def _scores(hits:dict, n_pred:dict, n_gold:dict, quiet:bool) -> dict:
     "Precision, recall and F1 of all notes and of each gold note; NaN where the script has none"
     of_notes = {}
@@ -77,7 +77,7 @@ def codiesp_x(
     by_note = lambda column: Counter(note for (note,_),i in keys.items() if counts[i, column])
     return _scores(by_note(0), by_note(1), by_note(3), quiet=True)
 
-# %% ../../nbs/41c_evaluation.codiesp.ipynb #a5eb0dd7
+# %% ../../nbs/41c_evaluation.codiesp.ipynb #11c7d993
 DEPTH = 1000 # codes of a list that are read
 
 def codiesp_codes(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MATCHINGS', 'Annotation', 'annotations', 'UnknownText', 'merged', 'trimmed', 'tokens', 'mdace_counts', 'mdace_prf']
 
-# %% ../../nbs/41b_evaluation.mdace.ipynb #5a809c97
+# %% ../../nbs/41b_evaluation.mdace.ipynb #9239f5ca
 import re
 import string
 from collections import Counter
@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 
 from ..types import BadInput, Rationale
 
-# %% ../../nbs/41b_evaluation.mdace.ipynb #1d2dbb49
+# %% ../../nbs/41b_evaluation.mdace.ipynb #2aec2be0
 class Annotation(NamedTuple):
     "One span of evidence for one code"
     note_id:str
@@ -32,7 +32,7 @@ def annotations(
     "The spans of rationales, one by one"
     return [Annotation(r.note_id, s.start, s.end, r.code.value, r.code.system) for r in rationales for s in r.spans]
 
-# %% ../../nbs/41b_evaluation.mdace.ipynb #860220e2
+# %% ../../nbs/41b_evaluation.mdace.ipynb #0d7604ee
 _JOINING = set(string.punctuation) | set(string.whitespace)
 
 class UnknownText(BadInput): "An annotation is about a note whose text was not given"
@@ -54,7 +54,7 @@ def merged(
         out += joined if len(joined) < len(mine) else mine
     return out
 
-# %% ../../nbs/41b_evaluation.mdace.ipynb #7e753c46
+# %% ../../nbs/41b_evaluation.mdace.ipynb #9b90c027
 _EDGE = set('-.,/ \n\t')
 
 def trimmed(
@@ -67,13 +67,13 @@ def trimmed(
     while end > begin and text[end-1] in _EDGE | {'('}: end -= 1
     return a._replace(begin=begin, end=end)
 
-# %% ../../nbs/41b_evaluation.mdace.ipynb #bf4beb72
+# %% ../../nbs/41b_evaluation.mdace.ipynb #b1569735
 def tokens(text:str) -> list[tuple[int, str]]:
     "Where each word begins, and the word in lower case; without numbers above 10 (MDACE, Cheng et al. 2023)"
     found = [(m.start(), m.group()) for m in re.finditer(r'\w+', text.lower())]
     return [(at, w) for at,w in found if not (w.isdecimal() and int(w) > 10)]
 
-# %% ../../nbs/41b_evaluation.mdace.ipynb #fd955f04
+# %% ../../nbs/41b_evaluation.mdace.ipynb #1756e67a
 def _span(a, text): return [(a.note_id, a.begin, a.end)]
 def _span_anywhere(a, text): return [text[a.begin:a.end].lower()]
 def _token(a, text): return [(a.note_id, a.begin + at) for at,_ in tokens(text[a.begin:a.end])]
@@ -99,7 +99,7 @@ def mdace_counts(
         out[name] = {c:(hits[c], n_pred[c], hits[c], n_gold[c]) for c in n_gold | n_pred}
     return out
 
-# %% ../../nbs/41b_evaluation.mdace.ipynb #1286cab7
+# %% ../../nbs/41b_evaluation.mdace.ipynb #5688f7b9
 def mdace_prf(
     counts:Int[np.ndarray, "... 4"]|Float[np.ndarray, "... 4"], # of a matching, summed as one likes
 ) -> Float[np.ndarray, "... 3"]:    # precision, recall, F1 in [0, 1); higher is better

@@ -6,7 +6,7 @@
 __all__ = ['COUNTS', 'character_counts', 'token_counts', 'DEFINITIONS', 'SOFT', 'in_words', 'unit_counts', 'prf', 'iou',
            'span_counts', 'overlapping', 'eraser_iou_counts', 'one_to_one_counts', 'eraser_macro', 'eraser_iou_macro',
            'metric_name', 'RepeatedRationale', 'NoRationale', 'pool', 'SeveralAnnotators', 'gold_spans', 'span_tables',
-           'plausibility', 'micro', 'soft_scores', 'eraser_soft', 'soft_plausibility']
+           'plausibility', 'micro', 'soft_scores', 'eraser_soft', 'ranking_areas', 'soft_plausibility']
 
 # %% ../../nbs/41_evaluation.plausibility.ipynb #cca58edf
 from collections import defaultdict
@@ -309,6 +309,31 @@ def eraser_soft(
     if not keys: return dict.fromkeys(SOFT, 0.)
     values = np.array([soft_scores(*k) for k in keys])
     return {name: float(v[~np.isnan(v)].mean()) if not np.isnan(v).all() else np.nan for name,v in zip(SOFT, values.T)}
+
+# %% ../../nbs/41_evaluation.plausibility.ipynb #7160be2e
+def ranking_areas(
+    scores:Float[np.ndarray, "words"], # of all keys, end to end; higher is more important
+    truth:Bool[np.ndarray, "words"],   # True on gold words
+    key:Int[np.ndarray, "words"],      # the key of each word, from 0
+    n_keys:int,                        # keys are 0 ... n_keys-1; each has a word
+) -> Float[np.ndarray, "keys 3"]:      # the values of `SOFT`, in [0, 1]; nan where undefined
+    "How well scores rank the gold words, for many keys at once (DeYoung et al. 2020, ERASER)"
+    order = np.lexsort((-scores, key))
+    s,k,t = scores[order], key[order], truth[order]
+    n_gold,n_words = np.bincount(k, t, n_keys), np.bincount(k, minlength=n_keys)
+    begin = np.cumsum(n_words) - n_words
+    n,tp = np.arange(1, len(k)+1) - begin[k], np.cumsum(t)
+    tp = tp - np.concatenate([[0], tp])[begin][k]
+    last = np.concatenate([(k[1:] != k[:-1]) | (s[1:] != s[:-1]), np.ones(min(1, len(k)), bool)])
+    k,n,tp = k[last], n[last], tp[last]
+    first = np.concatenate([np.ones(min(1, len(k)), bool), k[1:] != k[:-1]])
+    before = lambda x,start: np.where(first, start, np.roll(x, 1))
+    recall,precision,fp = _ratio(tp, n_gold[k]), tp/n, n - tp
+    area = lambda step,height: np.bincount(k, step*height, n_keys)
+    auprc = np.where(n_gold > 0, area(recall - before(recall, 0), (precision + before(precision, 1))/2), .5)
+    roc = _ratio(area(fp - before(fp, 0), (tp + before(tp, 0))/2), n_gold*(n_words - n_gold))
+    both = (n_gold > 0) & (n_gold < n_words)
+    return np.stack([auprc, np.where(both, area(recall - before(recall, 0), precision), np.nan), np.where(both, roc, np.nan)], 1)
 
 # %% ../../nbs/41_evaluation.plausibility.ipynb #b9e08bc2
 def soft_plausibility(
