@@ -528,7 +528,7 @@ def view_page(
 ):
     "Notes with the evidence of several sources side by side."
     from icdrat.data.exchange import read_rationales
-    from icdrat.view import write_page
+    from icdrat.page import write_page
     corpus = _read(notes)
     columns = {name:read_rationales(file, corpus.notes, name) for name,file in _sources(source)}
     marked = {r.note_id for rs in columns.values() for r in rs}
