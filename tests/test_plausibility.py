@@ -214,9 +214,9 @@ def test_an_empty_span_is_a_prediction_that_hits_nothing(count):
 
 
 def test_the_two_macro_averages_differ_as_written():
-    counts = np.array([[1, 1, 1, 2], [0, 3, 0, 0], [0, 0, 0, 4], [0, 0, 0, 0]])
-    assert eraser_macro(counts) == pytest.approx([1 / 3, 0.5 / 3, (2 / 3) / 3])  # three keys that a side has
-    assert eraser_iou_macro(counts) == pytest.approx([1 / 2, 0.5 / 2, 1 / 3])  # two with predictions, two with gold
+    counts = np.array([[1, 1, 1, 2], [0, 3, 0, 0], [0, 0, 0, 4], [0, 0, 0, 5], [0, 0, 0, 0]])
+    assert eraser_macro(counts) == pytest.approx([1 / 4, 0.5 / 4, (2 / 3) / 4])  # four keys that a side has
+    assert eraser_iou_macro(counts) == pytest.approx([1 / 2, 0.5 / 3, 1 / 4])  # two with predictions, three with gold
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['MICRO', 'PAIR', 'precision', 'recall', 'f1', 'p_value', 'effect_size', 'UnequalNotes', 'approximate_randomisation',
-           'BadPValue', 'benjamini_hochberg', 'BadTable', 'check_table', 'summarise_means', 'summarise_counts',
-           'UnknownMethod', 'NothingShared', 'difference']
+           'BadPValue', 'benjamini_hochberg', 'BadTable', 'check_table', 'per_note_sums', 'intervals',
+           'summarise_means', 'Measure', 'micro_measure', 'summarise_counts', 'UnknownMethod', 'NothingShared',
+           'difference']
 
 # %% ../../nbs/43_evaluation.aggregate.ipynb #614063ff
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from ..bootstrap import Interval, Statistic, interval, mean, ratio
+from ..bootstrap import Interval, Statistic, draw_sums, interval, mean, percentile_interval, ratio
 from .plausibility import COUNTS, metric_name
 from ..types import BadInput
 
@@ -99,42 +101,95 @@ def check_table(
         raise BadTable(f"{twice.sum()} rows are there twice, the first is {', '.join(map(str, table.loc[twice, keys].iloc[0]))}; were two runs appended?")
     return table
 
-# %% ../../nbs/43_evaluation.aggregate.ipynb #1371d428
-def _summary(pairs:pd.DataFrame, quantities:Sequence[str], statistics:dict[str, Statistic], **bootstrap) -> list[dict]:
-    "One row per statistic, from the quantities of each (note, code)"
-    sums = pairs.groupby('note_id')[list(quantities)].sum().to_numpy(float)
-    size = dict(n_pairs=len(pairs), n_notes=len(sums))
-    undefined = Interval(np.nan, np.nan, np.nan)
-    return [dict(metric=k, **(interval(sums, f, **bootstrap) if len(sums) else undefined)._asdict(), **size) for k,f in statistics.items()]
+# %% ../../nbs/43_evaluation.aggregate.ipynb #e8bc7673
+def per_note_sums(
+    table:pd.DataFrame,                          # with a column note_id
+    group:Sequence[int],                         # the group of each row, from 0
+    quantities:Float[np.ndarray, "rows quantities"], # what each row adds
+    n_groups:int,                                # groups are 0 ... n_groups-1
+) -> list[Float[np.ndarray, "notes quantities"]]: # for each group, one row for each of its notes, by note id
+    "What each note adds, in each group"
+    notes,ids = pd.factorize(table['note_id'], sort=True)
+    used,at = np.unique(np.asarray(group, np.int64)*max(len(ids), 1) + notes, return_inverse=True)
+    sums = np.stack([np.bincount(at, q, len(used)) for q in np.asarray(quantities, float).T], 1)
+    return np.split(sums, np.searchsorted(used, np.arange(1, n_groups)*max(len(ids), 1)))
+
+def intervals(
+    sums:list[Float[np.ndarray, "_notes _quantities"]], # of each group, as `per_note_sums` gives them
+    statistics:list[dict[str, Statistic]],       # what each group is asked for, by name
+    n_draws:int = 2000,                          # resamples of the notes
+    seed:int = 0,                                # of the resamples
+    level:float = .95,                           # confidence, in (0, 1)
+) -> list[dict[str, Interval]]:                  # by group and name; NaN for a group without notes
+    "Value and bootstrap interval of every statistic of every group"
+    found = [{k:Interval(np.nan, np.nan, np.nan) for k in fs} for fs in statistics]
+    for n in {len(s) for s in sums} - {0}:
+        same = [i for i,s in enumerate(sums) if len(s) == n]
+        draws = draw_sums(np.hstack([sums[i] for i in same]), n_draws, seed)
+        for i,part in zip(same, np.split(draws, np.cumsum([sums[i].shape[1] for i in same])[:-1], axis=1)):
+            found[i] = {k:Interval(float(f(sums[i].sum(0))), *percentile_interval(f(part), level)) for k,f in statistics[i].items()}
+    return found
+
+# %% ../../nbs/43_evaluation.aggregate.ipynb #df8d9cdd
+def _numbered(table:pd.DataFrame, by:Sequence[str]) -> tuple[np.ndarray, pd.DataFrame]:
+    "The group of each row, from 0 in order of appearance, and what names each group"
+    return table.groupby(list(by), sort=False, observed=True).ngroup().to_numpy(), table[list(by)].drop_duplicates(ignore_index=True)
+
+def _rows_of(keys:pd.DataFrame, found:list[dict[str, Interval]], n_pairs:Sequence[int], sums:list) -> pd.DataFrame:
+    "One row for each group and statistic"
+    named = keys.drop(columns=['metric', 'definition'], errors='ignore').to_dict('records')
+    return pd.DataFrame([dict(**key, metric=k, **v._asdict(), n_pairs=int(n), n_notes=len(s)) for key,f,n,s in zip(named, found, n_pairs, sums) for k,v in f.items()])
 
 def summarise_means(
     table:pd.DataFrame,  # long: note_id, code, method, metric, value (NaN: undefined for this pair)
     n_draws:int = 2000,  # resamples of the notes
     seed:int = 0,        # of the resamples
     level:float = .95,   # confidence, in (0, 1)
+    by:Sequence[str] = ('method',), # columns that, with the metric, name a row of the summary
 ) -> pd.DataFrame:       # method, metric, value, low, high, n_pairs, n_notes; in order of first appearance
     "Mean over pairs with a bootstrap interval over notes, for each method and metric"
-    check_table(table, PAIR + ['method', 'metric'], ['value'])
-    groups = table.assign(n=1.).groupby(['method', 'metric'], sort=False)
-    return pd.DataFrame([dict(method=method, **row) for (method,metric),t in groups
-                         for row in _summary(t.dropna(subset='value'), ['value', 'n'], {metric:mean}, n_draws=n_draws, seed=seed, level=level)])
+    check_table(table, [*PAIR, *by, 'metric'], ['value'])
+    group,keys = _numbered(table, [*by, 'metric'])
+    there = table['value'].notna().to_numpy()
+    sums = per_note_sums(table[there], group[there], np.stack([table['value'][there], np.ones(there.sum())], 1), len(keys))
+    found = intervals(sums, [{k:mean} for k in keys['metric']], n_draws, seed, level)
+    return _rows_of(keys, found, np.bincount(group[there], minlength=len(keys)), sums)
 
-# %% ../../nbs/43_evaluation.aggregate.ipynb #46b4c7ea
+# %% ../../nbs/43_evaluation.aggregate.ipynb #fdd084a3
 def _marked(counts:pd.DataFrame) -> pd.DataFrame:
     "The pairs in which either side has a unit"
     return counts[(counts['n_pred'] > 0) | (counts['n_gold'] > 0)]
+
+class Measure(NamedTuple):
+    "How the counts of one definition become numbers"
+    quantities:Callable                 # rows of the table, one a pair, to what is added up over pairs (rows × quantities)
+    statistics:dict[str, Statistic]     # by the name of their card; sums to value
+
+def micro_measure(
+    definition:str, # a key of `icdrat.evaluation.plausibility.DEFINITIONS`
+) -> Measure:       # precision, recall, F1 under the names of their cards
+    "Counts are added up as they are"
+    return Measure(lambda rows: rows[list(COUNTS)].to_numpy(float), {metric_name(definition, k):f for k,f in MICRO.items()})
 
 def summarise_counts(
     table:pd.DataFrame,  # note_id, code, method, definition and the columns of `COUNTS`
     n_draws:int = 2000,  # resamples of the notes
     seed:int = 0,        # of the resamples
     level:float = .95,   # confidence, in (0, 1)
+    by:Sequence[str] = ('method',), # columns that, with the definition, name a group of rows
+    measure:Callable[[str], Measure] = micro_measure, # what is made of the counts of a definition
 ) -> pd.DataFrame:       # method, metric (precision, recall, f1 of each definition), value, low, high, n_pairs, n_notes
     "Micro precision, recall and F1 with a bootstrap interval over notes, for each method and definition"
-    check_table(table, PAIR + ['method', 'definition'], COUNTS)
-    groups = table.groupby(['method', 'definition'], sort=False)
-    return pd.DataFrame([dict(method=method, **row) for (method,definition),t in groups
-                         for row in _summary(_marked(t), COUNTS, {metric_name(definition, k):f for k,f in MICRO.items()}, n_draws=n_draws, seed=seed, level=level)])
+    check_table(table, [*PAIR, *by, 'definition'], COUNTS)
+    group,keys = _numbered(table, [*by, 'definition'])
+    there = ((table['n_pred'] > 0) | (table['n_gold'] > 0)).to_numpy()
+    measures,sums = {d:measure(d) for d in keys['definition']}, [None]*len(keys)
+    for d,m in measures.items():
+        rows,of = there & (table['definition'] == d).to_numpy(), np.flatnonzero((keys['definition'] == d).to_numpy())
+        place = np.searchsorted(of, group[rows])
+        for i,s in zip(of, per_note_sums(table[rows], place, m.quantities(table[rows]), len(of))): sums[i] = s
+    found = intervals(sums, [measures[d].statistics for d in keys['definition']], n_draws, seed, level)
+    return _rows_of(keys, found, np.bincount(group[there], minlength=len(keys)), sums)
 
 # %% ../../nbs/43_evaluation.aggregate.ipynb #0c7083cc
 class UnknownMethod(BadInput): "The table has no rows for this method and metric"

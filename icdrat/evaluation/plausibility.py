@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['COUNTS', 'character_counts', 'token_counts', 'DEFINITIONS', 'SOFT', 'in_words', 'unit_counts', 'prf', 'iou',
            'span_counts', 'overlapping', 'eraser_iou_counts', 'one_to_one_counts', 'eraser_macro', 'eraser_iou_macro',
-           'metric_name', 'RepeatedRationale', 'NoRationale', 'pool', 'SeveralAnnotators', 'gold_spans', 'plausibility',
-           'micro', 'soft_scores', 'eraser_soft', 'soft_plausibility']
+           'metric_name', 'RepeatedRationale', 'NoRationale', 'pool', 'SeveralAnnotators', 'gold_spans', 'span_tables',
+           'plausibility', 'micro', 'soft_scores', 'eraser_soft', 'ranking_areas', 'soft_plausibility']
 
 # %% ../../nbs/41_evaluation.plausibility.ipynb #cca58edf
 from collections import defaultdict
@@ -235,13 +235,18 @@ def gold_spans(
     return pairs
 
 # %% ../../nbs/41_evaluation.plausibility.ipynb #f5f685ec
-def _in_units(units, truth, answers, pairs, offsets):
-    "Gold and predicted spans of the pairs, in each unit that is asked for"
+def span_tables(
+    truth:dict,             # (note id, code) -> list of spans, in characters
+    answers:dict,           # the same, of one method
+    pairs:list,             # (note id, code) of each key
+    offsets:dict|None=None, # by note id, the words of each note; None: characters only
+) -> dict:                  # 'characters' and 'words' -> the gold and the predicted spans as rows of key, start, end
+    "Gold and predicted spans of the pairs, in each unit"
     rows = lambda of: np.array([(k, s.start, s.end) for k,pair in enumerate(pairs) for s in of.get(pair, ())], np.int64).reshape(-1, 3)
     chars = rows(truth), rows(answers)
-    if 'words' not in units: return dict(characters=chars)
+    if offsets is None: return dict(characters=chars)
     position = {i: k for k,i in enumerate(offsets)}
-    note_of = np.array([position[i] for i,_ in pairs])
+    note_of = np.array([position[i] for i,_ in pairs], np.int64)
     return dict(characters=chars, words=tuple(in_words(t, note_of[t[:, 0]], list(offsets.values())) for t in chars))
 
 def plausibility(
@@ -260,11 +265,11 @@ def plausibility(
     by_id,units,tables = {n.id: n for n in notes}, {DEFINITIONS[d][0] for d in definitions}, []
     truth,methods = gold_spans(gold, by_id, level), pool(predicted, by_id, predicted_level)
     if not methods: raise NoRationale("no rationale was predicted; a method that finds nothing says so with empty spans")
-    used = dict.fromkeys(i for answers in (truth, *methods.values()) for i,_ in answers) if 'words' in units else ()
-    offsets = {i: words(by_id[i].text) for i in tqdm(used, 'words', delay=2, disable=not progress)}
+    used = dict.fromkeys(i for answers in (truth, *methods.values()) for i,_ in answers)
+    offsets = {i: words(by_id[i].text) for i in tqdm(used, 'words', delay=2, disable=not progress)} if 'words' in units else None
     for method,answers in methods.items():
         pairs = list(truth) + [p for p in answers if p not in truth and over == 'union']
-        spans = _in_units(units, truth, answers, pairs, offsets)
+        spans = span_tables(truth, answers, pairs, offsets)
         no_gold = np.array([not truth.get(p) for p in pairs])
         where = dict(note_id=[i for i,_ in pairs], code=[str(c) for _,c in pairs], method=method)
         for d,(unit,count) in ((d, DEFINITIONS[d]) for d in definitions):
@@ -304,6 +309,31 @@ def eraser_soft(
     if not keys: return dict.fromkeys(SOFT, 0.)
     values = np.array([soft_scores(*k) for k in keys])
     return {name: float(v[~np.isnan(v)].mean()) if not np.isnan(v).all() else np.nan for name,v in zip(SOFT, values.T)}
+
+# %% ../../nbs/41_evaluation.plausibility.ipynb #7160be2e
+def ranking_areas(
+    scores:Float[np.ndarray, "words"], # of all keys, end to end; higher is more important
+    truth:Bool[np.ndarray, "words"],   # True on gold words
+    key:Int[np.ndarray, "words"],      # the key of each word, from 0
+    n_keys:int,                        # keys are 0 ... n_keys-1; each has a word
+) -> Float[np.ndarray, "keys 3"]:      # the values of `SOFT`, in [0, 1]; nan where undefined
+    "How well scores rank the gold words, for many keys at once (DeYoung et al. 2020, ERASER)"
+    order = np.lexsort((-scores, key))
+    s,k,t = scores[order], key[order], truth[order]
+    n_gold,n_words = np.bincount(k, t, n_keys), np.bincount(k, minlength=n_keys)
+    begin = np.cumsum(n_words) - n_words
+    n,tp = np.arange(1, len(k)+1) - begin[k], np.cumsum(t)
+    tp = tp - np.concatenate([[0], tp])[begin][k]
+    last = np.concatenate([(k[1:] != k[:-1]) | (s[1:] != s[:-1]), np.ones(min(1, len(k)), bool)])
+    k,n,tp = k[last], n[last], tp[last]
+    first = np.concatenate([np.ones(min(1, len(k)), bool), k[1:] != k[:-1]])
+    before = lambda x,start: np.where(first, start, np.roll(x, 1))
+    recall,precision,fp = _ratio(tp, n_gold[k]), tp/n, n - tp
+    area = lambda step,height: np.bincount(k, step*height, n_keys)
+    auprc = np.where(n_gold > 0, area(recall - before(recall, 0), (precision + before(precision, 1))/2), .5)
+    roc = _ratio(area(fp - before(fp, 0), (tp + before(tp, 0))/2), n_gold*(n_words - n_gold))
+    both = (n_gold > 0) & (n_gold < n_words)
+    return np.stack([auprc, np.where(both, area(recall - before(recall, 0), precision), np.nan), np.where(both, roc, np.nan)], 1)
 
 # %% ../../nbs/41_evaluation.plausibility.ipynb #b9e08bc2
 def soft_plausibility(
