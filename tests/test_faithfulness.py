@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 
 from icdrat.data.corpus import UnknownNote
+from icdrat.evaluation.curves import SHARES, BadShares, aopc, curves, top_masks, word_scores
 from icdrat.evaluation.faithfulness import (
-    SHARES,
-    BadShares,
     EmptyRationale,
     NoControl,
     OtherNote,
@@ -17,12 +16,10 @@ from icdrat.evaluation.faithfulness import (
     RepeatedRationale,
     ReservedName,
     UnknownOperator,
-    aopc,
     ask,
     comprehensiveness,
     control_masks,
     coverage,
-    curves,
     faithfulness,
     known,
     probability_lost,
@@ -30,8 +27,6 @@ from icdrat.evaluation.faithfulness import (
     random_rationales,
     run_lengths,
     sufficiency,
-    top_masks,
-    word_scores,
 )
 from icdrat.text import blank, mark, mask_to_spans, spans_to_mask, words
 from icdrat.types import Code, CodeNotInVocabulary, Explanation, Note, Rationale, Span, SpanOutsideNote

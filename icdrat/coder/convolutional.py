@@ -28,7 +28,7 @@ class CamlNetwork(LabelNetwork):
         super().__init__()
         if width % 2 != 1: raise EvenWidth(f"width {width}: take an odd number, so that the window has a middle")
         self.hyperparameters = dict(embedding=embedding, filters=filters, width=width, neighbour_decay=neighbour_decay, dtype=dtype)
-        self.width,self.neighbour_decay,self.table = width, neighbour_decay, None
+        self.width,self.reach,self.neighbour_decay,self.table = width, width//2, neighbour_decay, None
         zeros = lambda *shape: nn.Parameter(torch.zeros(*shape, dtype=getattr(torch, dtype)))
         self.embedding = zeros(n_words, embedding)                                       # x
         self.kernel,self.kernel_bias = zeros(filters, embedding, width), zeros(filters)  # G, b_g

@@ -82,7 +82,7 @@ class MultiResNetwork(LabelNetwork):
     def __init__(self, n_words:int, n_codes:int, embedding:int=64, filters:int=32, widths:Sequence[int]=(3, 5, 9), neighbour_decay:float=.03, norm:bool=False, dtype:str='float32'):
         super().__init__()
         self.hyperparameters = dict(embedding=embedding, filters=filters, widths=list(widths), neighbour_decay=neighbour_decay, norm=norm, dtype=dtype)
-        self.neighbour_decay = neighbour_decay
+        self.neighbour_decay,self.reach = neighbour_decay, 3*max(w//2 for w in widths)
         self.embedding = nn.Parameter(torch.zeros(n_words, embedding, dtype=getattr(torch, dtype)))            # x
         self.windows = nn.ModuleList(OneWidth(embedding, filters, w, norm, dtype) for w in widths)
         self.head = LabelAttention(filters*len(self.windows), n_codes, dtype=dtype)

@@ -85,6 +85,7 @@ class LabelNetwork(nn.Module):
     architecture = ''           # its name in `config.json`
     reader = None               # the kind of reader it needs, with `load`
     block:int|None = None       # tokens that are encoded without regard to any others; None: the whole note
+    reach:int|None = None       # tokens on either side that a hidden vector depends on; None: there is no bound
     def embed(self, ids:Int[Tensor, "notes tokens"]) -> Float[Tensor, "notes tokens embedding"]:
         "x, from token numbers"
         raise NotImplementedError
