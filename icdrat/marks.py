@@ -218,6 +218,7 @@ def disagreement(
     level:str = 'any',      # one of `views`
 ) -> float|None:            # in [0, 1], 0 is perfect agreement; None: nothing to compare
     "How far a source is from the reference in one note"
+    if not ours.spans and not ours.soft: return None
     shared,a,b = agreement(ours, first, codes, n_chars, level)
     if a or not ours.soft: return 1 - 2*shared/(a + b) if a + b else None
     inside = [share_inside(ours.soft[c], places(first, c, level), n_chars) for c in codes if c in ours.soft and places(first, c, level)]

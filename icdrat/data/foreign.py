@@ -213,7 +213,7 @@ def _content(where:str, make:Callable, note_of:Callable[[str], Note]) -> list[Ra
     except UnknownNote as e: raise UnknownNote(f"{where}: {e}; is this the right file of notes?") from None
     except BadInput as e: raise type(e)(f"{where}: {e}" if not str(e).startswith(where) else str(e)) from None
     except KeyError as e: raise BadLine(f"{where}: no field {e}") from None
-    except (TypeError, ValueError, AttributeError, IndexError, OverflowError): raise BadLine(f"{where}: a field has the wrong type; places and token counts are whole numbers, scores numbers, codes and ids strings") from None
+    except (TypeError, ValueError, AttributeError, IndexError, OverflowError): raise BadLine(f"{where}: a field has the wrong type; spans are [[start, end], …] and tokens counted in whole numbers, scores are numbers, codes and ids strings") from None
 
 # %% ../../nbs/18b_data.foreign.ipynb #20300e3f
 def _keep(found:dict, where:str, x:Rationale|Explanation, join:Callable|None) -> None:
