@@ -68,7 +68,7 @@ $(RUNS)/tab8_groups.ipynb:     $(coder)      $(report) $(RUNS)/e8_models.ipynb
 $(RUNS)/tab9_teachers.ipynb:   $(evaluation) $(report) $(RUNS)/e10_teachers.ipynb
 $(RUNS)/fig2_calibration.ipynb: $(coder)     $(report) $(RUNS)/e8_models.ipynb
 $(RUNS)/fig1_curves.ipynb:     $(evaluation) $(report) $(RUNS)/e5_faithfulness.ipynb
-$(RUNS)/page1_notes.ipynb:     $(report) icdrat/view.py $(RUNS)/e3_student.ipynb
+$(RUNS)/page1_notes.ipynb:     $(report) icdrat/marks.py icdrat/view.py icdrat/page.py $(RUNS)/e3_student.ipynb
 
 # ---- reproduce ----
 .PHONY: reproduce test check notebooks llm clean FORCE

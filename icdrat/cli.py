@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['app', 'data', 'Out', 'Level', 'Seed', 'Best', 'Folder', 'rationales', 'Split', 'Lines', 'CoderAt', 'evaluate',
-           'Notes', 'Pred', 'Json', 'Draws', 'annotate', 'ToolOption', 'main', 'data_synth', 'data_codiesp',
-           'data_vignettes', 'data_mimic', 'data_mdace', 'data_card', 'BadParameter', 'train_coder', 'Context', 'Link',
-           'rationales_mention', 'rationales_attention', 'rationales_prompt', 'GoldLevel', 'evaluate_plausibility',
-           'evaluate_faithfulness', 'Tool', 'annotate_export', 'annotate_import', 'annotate_disputes',
-           'annotate_settle', 'BadSource', 'agreement_table', 'view_page', 'reproduce']
+           'Notes', 'Pred', 'Form', 'Skip', 'Json', 'Draws', 'annotate', 'ToolOption', 'main', 'data_synth',
+           'data_codiesp', 'data_vignettes', 'data_mimic', 'data_mdace', 'data_card', 'BadParameter', 'train_coder',
+           'Context', 'Link', 'rationales_mention', 'rationales_attention', 'rationales_prompt', 'GoldLevel',
+           'evaluate_plausibility', 'evaluate_faithfulness', 'evaluate_list', 'Tool', 'annotate_export',
+           'annotate_import', 'annotate_disputes', 'annotate_settle', 'BadSource', 'agreement_table', 'view_page',
+           'reproduce']
 
 # %% ../nbs/80_cli.ipynb #40907563
 import json
@@ -21,7 +22,7 @@ from typing import Annotated, Optional
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from .types import BadInput
 
@@ -352,11 +353,13 @@ def rationales_prompt(
     _prompted(notes.split(split), out, manner, dict(samples=samples, temperature=temperature), dict(concurrency=concurrency, budget=budget, everywhere=not here, source=source), dict(seed=seed, **(dict(timeout=timeout) if timeout else {})),
               store or out.with_name(f'{out.stem}.answers'), offline, batch_out, batch_in or [], dict(scores=scores, record=record, answers=answers))
 
-# %% ../nbs/80_cli.ipynb #bb459e12
+# %% ../nbs/80_cli.ipynb #df0a7daf
 evaluate = _group('evaluate', "Score rationales: by experts (plausibility) or by the coder (faithfulness).", "icdrat evaluate plausibility --notes corpus/notes.jsonl --gold corpus/gold.jsonl --pred mentions.jsonl --split test --out scores.json")
 
 Notes = Annotated[Path, typer.Option(help="Notes: JSON lines, or the folder of a corpus.")]
-Pred  = Annotated[Path, typer.Option(help="The rationales to score (JSON lines).")]
+Pred  = Annotated[Path, typer.Option(help="What is scored: rationales or scores, in any form that --form lists.")]
+Form  = Annotated[str, typer.Option(help="Its form: exchange, eraser, codiesp, mdace, labelstudio, brat; auto: told by the content.")]
+Skip  = Annotated[bool, typer.Option('--skip-bad', help="Leave wrong lines out and count them, instead of stopping at the first.")]
 Json  = Annotated[Path, typer.Option(help="Where to write the scores (JSON).")]
 Draws = Annotated[int, typer.Option(help="Bootstrap resamples of the notes.")]
 
@@ -365,70 +368,98 @@ def _read(notes:Path):
     from icdrat.data.exchange import load_corpus, read_notes
     return load_corpus(notes) if notes.is_dir() else read_notes(notes)
 
+def _came(file:Path, corpus, form:str, skip_bad:bool, source:str|None=None):
+    "What a file made elsewhere holds; wrong lines that were left out are said"
+    from icdrat.data.foreign import foreign_rationales
+    found = foreign_rationales(file, corpus, form, source, skip_bad)
+    if found.skipped: print(f"{file}: {len(found.skipped)} lines left out ({', '.join(f'{n} {why}' for why,n in found.reasons.items())}), the first: {found.skipped[0].message}")
+    return found
+
 def _report(scores, out:Path, title:str, draws:int, **facts) -> None:
     "Scores as one JSON file and as a table on the terminal"
     from icdrat.data.exchange import whole_file
-    from icdrat.evaluation.cards import card  # the module that fills the shelf
+    from icdrat.evaluation.cards import card, with_arrow  # the module that fills the shelf
     rows = [dict(r, definition=card(r['metric']).source) for r in scores.astype(object).where(scores.notna(), None).to_dict('records')]
     with whole_file(out) as part: part.write_text(json.dumps(dict(facts, interval=f"95 % percentile bootstrap over notes, {draws} resamples, seed 0", scores=rows), indent=1, ensure_ascii=False)+'\n')
-    table = Table('method', 'metric', 'value', '95 % interval', 'pairs', title=title, title_justify='left')
-    for r in rows: table.add_row(r['method'], r['metric'], *(('–', '–') if r['value'] is None else (f"{r['value']:.3f}", f"{r['low']:.3f} to {r['high']:.3f}")), str(r['n_pairs']))
-    Console().print(table)
+    table = Table('method', Column('metric', no_wrap=True), 'value', '95 % interval', 'pairs', title=title, title_justify='left')
+    for r in rows: table.add_row(r['method'], with_arrow(r['metric']), *(('–', '–') if r['value'] is None else (f"{r['value']:.3f}", f"{r['low']:.3f} to {r['high']:.3f}")), str(r['n_pairs']))
+    Console(soft_wrap=True).print(table)
     print(f"{out}: {len(rows)} scores")
 
-# %% ../nbs/80_cli.ipynb #ef3e37f2
+# %% ../nbs/80_cli.ipynb #883ca1ca
 class GoldLevel(str, Enum): "At which level experts marked"; any = 'any'; mention = 'mention'; context = 'context'; sentence = 'sentence'
 
 @evaluate.command('plausibility', epilog=_example("icdrat evaluate plausibility --notes corpus/notes.jsonl --gold corpus/gold.jsonl --pred mentions.jsonl --out scores.json"))
 def evaluate_plausibility(
     notes:Notes,
-    gold:Annotated[Path, typer.Option(help="Expert rationales (JSON lines).")],
+    gold:Annotated[Path, typer.Option(help="Expert rationales, in any form that --form lists.")],
     pred:Pred,
     out:Json,
+    form:Form = 'auto',
+    gold_form:Annotated[str, typer.Option(help="The form of the expert rationales.")] = 'auto',
+    skip_bad:Skip = False,
+    definition:Annotated[Optional[list[str]], typer.Option(help="Only this definition, e.g. eraser/iou; give it several times. By default all that the input allows.")] = None,
+    over:Annotated[str, typer.Option(help="Pairs to score: gold, or union with those that are only predicted.")] = 'gold',
     split:Annotated[Optional[str], typer.Option(help="Score the notes of this split only.")] = None,
     level:Annotated[GoldLevel, typer.Option('--gold-level', help="Compare with what experts marked at this level; any: with all of it together.")] = GoldLevel.any,
     draws:Draws = 2000,
 ):
-    "Agreement with expert rationales: characters, tokens, ERASER's IOU."
-    from icdrat.data.exchange import read_rationales
-    from icdrat.evaluation.aggregate import summarise_counts
-    from icdrat.evaluation.plausibility import plausibility
+    "Agreement with expert rationales, by every definition there is."
+    from icdrat.evaluation.definitions import all_plausibility, summarise_plausibility
     corpus = _read(notes)
     scored = corpus.split(split) if split else corpus
-    experts,found = ([r for r in read_rationales(f, corpus.notes) if r.note_id in scored.codes] for f in (gold, pred))
+    marked,came = _came(gold, corpus, gold_form, skip_bad), _came(pred, corpus, form, skip_bad)
+    experts,found,soft = ([r for r in rs if r.note_id in scored.codes] for rs in (marked.rationales, came.rationales, came.explanations))
     levels = sorted({r.level for r in experts})
     experts = [r for r in experts if level.value in ('any', r.level)]
     if not experts: raise BadInput(f"{gold}: no rationale at level {level.value!r} for these notes; there are {', '.join(levels) or 'none at any level'}")
-    counts = plausibility(scored.notes, experts, found)
-    unanswered = len({(r.note_id, r.code) for r in experts if len(r)} - {(r.note_id, r.code) for r in found})
-    _report(summarise_counts(counts, n_draws=draws), out, "Plausibility over the pairs that experts marked", draws, family='plausibility', notes=str(notes), gold=str(gold), pred=str(pred),
-            split=split, gold_level=level.value, n_notes=len(scored), n_gold=len(experts), n_gold_without_evidence=sum(not len(r) for r in experts), n_gold_unanswered=unanswered,
-            n_pred=len(found), n_pred_without_evidence=sum(not len(r) for r in found))
+    table = all_plausibility(scored.notes, experts, found, soft, definition or None, over=over)
+    unanswered = len({(r.note_id, r.code) for r in experts if len(r)} - {(r.note_id, r.code) for r in [*found, *soft]})
+    _report(summarise_plausibility(table, n_draws=draws), out, f"Plausibility over the pairs that experts marked{' or methods predicted'*(over == 'union')}", draws, family='plausibility', notes=str(notes), gold=str(gold), pred=str(pred),
+            form=came.form, gold_form=marked.form, skipped=came.reasons, gold_skipped=marked.reasons, split=split, gold_level=level.value, over=over, n_notes=len(scored), n_gold=len(experts), n_gold_without_evidence=sum(not len(r) for r in experts),
+            n_gold_unanswered=unanswered, n_pred=len(found), n_pred_without_evidence=sum(not len(r) for r in found), n_pred_scores=len(soft))
     if unanswered: print(f"{unanswered} pairs that experts marked have no line in {pred} and count as missed; if it is about one split only, name it: --split test")
     if level is GoldLevel.any and len(levels) > 1: print(f"experts marked at several levels ({', '.join(levels)}), scored here as one; choose one with --gold-level")
 
-# %% ../nbs/80_cli.ipynb #7a21cf4b
+# %% ../nbs/80_cli.ipynb #a695480e
 @evaluate.command('faithfulness', epilog=_example("icdrat evaluate faithfulness --coder coder --notes corpus/notes.jsonl --pred attention.jsonl --out scores.json"))
 def evaluate_faithfulness(
     coder:CoderAt,
     notes:Notes,
     pred:Pred,
     out:Json,
-    operator:Annotated[str, typer.Option(help="How words are erased: mask or delete.")] = 'mask',
+    form:Form = 'auto',
+    skip_bad:Skip = False,
+    definition:Annotated[Optional[list[str]], typer.Option(help="eraser, emc, ferret or naopc; give it several times. By default eraser, and for scores emc too; ferret and naopc ask far more questions.")] = None,
+    operator:Annotated[str, typer.Option(help="How words are erased: mask, delete or both.")] = 'mask',
+    over:Annotated[str, typer.Option(help="Pairs whose code is predicted, gold, or both: one or the other.")] = 'both',
     random:Annotated[int, typer.Option(help="Random rationales drawn for each one.")] = 20,
+    parts:Annotated[Optional[Path], typer.Option(help="A folder from which a run that was killed goes on.")] = None,
     draws:Draws = 2000,
 ):
-    "Comprehensiveness and sufficiency under a coder, with random controls."
+    "Comprehensiveness, sufficiency and their kin under a coder, with random controls."
     from icdrat.coder.base import load_coder
-    from icdrat.data.exchange import read_rationales
     from icdrat.evaluation.aggregate import summarise_means
-    from icdrat.evaluation.faithfulness import faithfulness, known
+    from icdrat.evaluation.faithfulness import known
+    from icdrat.evaluation.stream import all_faithfulness
+    from icdrat.types import OPERATORS
     corpus,model = _read(notes),load_coder(coder)
-    found = read_rationales(pred, corpus.notes)
-    scored,left_out = known(found, model)
-    table = faithfulness(model, corpus.notes, scored, n_random=random, operator=operator)
-    _report(summarise_means(table, n_draws=draws), out, f"Faithfulness to {coder}", draws, family='faithfulness', operator=operator, coder=str(coder), notes=str(notes), pred=str(pred),
-            n_notes=len(corpus), n_pred=len(found), n_pred_without_evidence=sum(not len(r) for r in found), n_pred_unknown_to_coder=sum(left_out.values()), n_random=random)
+    came = _came(pred, corpus, form, skip_bad)
+    (hard,left_out),(soft,left_out_soft) = known(came.rationales, model), known(came.explanations, model)
+    table = all_faithfulness(model, corpus.notes, hard, soft, corpus.codes, definition or ('eraser', 'emc'), OPERATORS if operator == 'both' else (operator,), over, random, folder=parts)
+    if not len(table): raise BadInput(f"{pred}: nothing to score, since no pair in it has a code that the coder knows and that is predicted or gold; was the coder trained at another level?")
+    _report(summarise_means(table, n_draws=draws), out, f"Faithfulness to {coder}", draws, family='faithfulness', operator=operator, over=over, coder=str(coder), notes=str(notes), pred=str(pred), form=came.form, skipped=came.reasons,
+            n_notes=len(corpus), n_pred=len(came.rationales), n_pred_without_evidence=sum(not len(r) for r in came.rationales), n_pred_scores=len(came.explanations), n_pred_unknown_to_coder=sum((left_out+left_out_soft).values()), n_random=random)
+
+# %% ../nbs/80_cli.ipynb #5b46fb43
+@evaluate.command('list', epilog=_example("icdrat evaluate list --family faithfulness"))
+def evaluate_list(family:Annotated[Optional[str], typer.Option(help="plausibility, faithfulness or coding; by default all.")] = None):
+    "The metrics: name, which way is better, bounds, unit, and whose definition each is."
+    from icdrat.evaluation.cards import cards
+    from icdrat.types import CARDS
+    shown = cards(family) if family else cards()
+    print(shown.to_string(index=False, justify='left'))
+    print(f"{len(shown)} of {len(CARDS)} metrics")
 
 # %% ../nbs/80_cli.ipynb #89edc102
 annotate = _group('annotate', "To Label Studio or brat and back; two annotators into one.", "icdrat annotate export --corpus vignettes --out project")
@@ -518,23 +549,30 @@ def agreement_table(
     for r in table.itertuples(): shown.add_row(r.level, r.metric, f"{r.value:.3f}", f"{r.low:.3f} to {r.high:.3f}")
     Console(soft_wrap=True).print(shown)
 
-# %% ../nbs/80_cli.ipynb #81921aa3
+# %% ../nbs/80_cli.ipynb #eb7f34c8
 @app.command('view', epilog=_example("icdrat view --notes corpus/notes.jsonl --source human=corpus/gold.jsonl --source mention=mentions.jsonl --out page.html"))
 def view_page(
     notes:Notes,
-    source:Annotated[list[str], typer.Option(help="NAME=FILE: a file of rationales and the name of its column; give it several times.")],
+    source:Annotated[list[str], typer.Option(help="NAME=FILE: rationales or scores, in any form that `icdrat evaluate` reads, and the name of their column; give it several times.")],
     out:Annotated[Path, typer.Option(help="The page (HTML).")],
-    first:Annotated[int, typer.Option(help="Show this many notes of those that have rationales in any source.")] = 50,
+    reference:Annotated[Optional[str], typer.Option(help="The source that the others are compared with; by default the first.")] = None,
+    level:Annotated[GoldLevel, typer.Option(help="The level of evidence to begin with.")] = GoldLevel.any,
+    first:Annotated[int, typer.Option(help="Show this many notes of those that have evidence in any source.")] = 50,
+    worst:Annotated[Optional[int], typer.Option(help="Instead, this many in which a source is farthest from the reference, the worst first.")] = None,
+    skip_bad:Skip = False,
 ):
     "Notes with the evidence of several sources side by side."
-    from icdrat.data.exchange import read_rationales
-    from icdrat.view import write_page
+    from icdrat.page import worst as farthest, write_page
+    from icdrat.view import led_by
+    if (worst or first) < 1: raise BadInput("--first and --worst are numbers of notes, 1 or more")
     corpus = _read(notes)
-    columns = {name:read_rationales(file, corpus.notes, name) for name,file in _sources(source)}
+    columns = {}
+    for name,file in _sources(source): columns[name] = (lambda c: [*c.rationales, *c.explanations])(_came(Path(file), corpus, 'auto', skip_bad, name))
     marked = {r.note_id for rs in columns.values() for r in rs}
-    shown = [n for n in corpus.notes if n.id in marked][:first]
+    shown = [n for n in corpus.notes if n.id in marked]
+    shown = farthest(shown, led_by(reference, columns), worst, level.value) if worst else shown[:first]
     ids = {n.id for n in shown}
-    write_page(out, shown, {name:[r for r in rs if r.note_id in ids] for name,rs in columns.items()}, codes=corpus.codes)
+    write_page(out, shown, {name:[r for r in rs if r.note_id in ids] for name,rs in columns.items()}, codes=corpus.codes, reference=reference, level=level.value)
     print(f"{out}: {len(shown)} notes, {len(columns)} sources")
 
 # %% ../nbs/80_cli.ipynb #3fe70867

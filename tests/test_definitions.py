@@ -24,7 +24,8 @@ from icdrat.evaluation.definitions import (
     summarise_plausibility,
 )
 from icdrat.evaluation.emc import chosen_counts, curve_counts, emc_auprc, emc_prf, gold_mask
-from icdrat.evaluation.faithfulness import aopc, curves, faithfulness
+from icdrat.evaluation.curves import aopc, curves
+from icdrat.evaluation.faithfulness import faithfulness
 from icdrat.evaluation.mdace import annotations, mdace_counts, mdace_prf
 from icdrat.evaluation.plausibility import COUNTS, DEFINITIONS, NoRationale, RepeatedRationale, eraser_iou_macro, eraser_macro, gold_spans, plausibility, ranking_areas, soft_plausibility, soft_scores
 from icdrat.text import mark, mask_to_spans, words

@@ -16,7 +16,7 @@ RUN = sorted((ROOT / "nbs" / "experiments").glob("*.ipynb")) + sorted((ROOT / "n
 MODULES = sorted(p for p in (ROOT / "icdrat").rglob("*.py") if p.name not in ("__init__.py", "_modidx.py"))
 
 # each layer may import from those before it
-LAYERS = [("types",), ("codes", "text", "bootstrap"), ("data",), ("coder",), ("rationale",), ("evaluation",), ("learning",), ("report",), ("view",), ("cli",)]
+LAYERS = [("types",), ("codes", "text", "bootstrap"), ("data",), ("coder",), ("rationale",), ("evaluation",), ("learning",), ("report",), ("marks", "view", "page"), ("cli",)]
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 
 

@@ -93,6 +93,9 @@ ROAD = [
     ["annotate", "import", "--corpus", "secret", "--for", "brat", "--file", "brat", "--annotator", "ana", "--out", "ana.jsonl"],
     ["annotate", "disputes", "--corpus", "secret", "--first", "secret/gold.jsonl", "--second", "ana.jsonl", "--settled", "settled.jsonl", "--out", "disputes"],
     ["view", "--notes", "secret", "--source", "gold=secret/gold.jsonl", "--source", "mention=mention.jsonl", "--out", "page.html"],
+    ["view", "--notes", "secret", "--source", "brat=brat", "--source", "studio=studio/tasks.json", "--worst", 3, "--reference", "studio", "--out", "worst.html"],
+    ["evaluate", "plausibility", "--notes", "secret", "--gold", "secret/gold.jsonl", "--pred", "brat", "--skip-bad", "--draws", 20, "--out", "skipped.json"],
+    ["evaluate", "list"],
 ]
 MISTAKES = [
     ["evaluate", "plausibility", "--notes", "secret", "--gold", "secret/gold.jsonl", "--pred", "bad.jsonl", "--out", "x.json"],

@@ -1,34 +1,39 @@
 "Laws of the view: the text survives, nothing is loaded, nothing is said that is not so; and a real browser agrees."
 
+import json
 import re
-import shutil
 import subprocess
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from browser import CHROMIUM, QUIET, Browser
 
 from icdrat.codes import icd
 from icdrat.data.corpus import RepeatedNote
 from icdrat.evaluation.plausibility import character_counts
-from icdrat.text import mark, merge_spans
-from icdrat.types import Note, Rationale, Span, SpanOutsideNote
-from icdrat.view import (
-    LICENCE,
+from icdrat.text import char_mask, mark, merge_spans, words
+from icdrat.marks import (
+    Column,
     NoteNotGiven,
     NothingToShow,
+    TwoExplanations,
     agreement,
+    disagreement,
     evidence,
     marked_text,
-    page,
+    places,
     segments,
-    show,
+    shades,
+    sides,
     strokes,
-    style,
-    verdict,
-    write_page,
+    views,
 )
+from icdrat.page import page, worst, write_page
+from icdrat.types import LEVELS, Explanation, Note, Rationale, Span, SpanOutsideNote
+from icdrat.view import LICENCE, show, style, verdict
 
 CODES = [icd(v) for v in ("E11.22", "N18.32", "I10", "J44.1", "Z79.4")]
 ALPHABET = list("abc  \n\t.é<>&\"'") + ["\r\n", "🙂", "👩‍⚕️", "</script>", "&amp;", "</div>", "-->", "{}", "$x"]
@@ -81,6 +86,26 @@ class Reader(HTMLParser):
             self.marked[-1] += [set(self.codes)] * len(data)
 
 
+class Kinds(HTMLParser):
+    "The text, and for each of its characters the classes of the span around it"
+
+    def __init__(self, html):
+        super().__init__(convert_charrefs=True)
+        self.text, self.classes, self.now = "", [], set()
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.now = set(dict(attrs)["class"].split()) if tag == "span" else self.now
+
+    def handle_endtag(self, tag):
+        self.now = set() if tag == "span" else self.now
+
+    def handle_data(self, data):
+        self.text += data
+        self.classes += [self.now] * len(data)
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_every_character_stands_once_in_every_column_under_exactly_its_codes(seed):
     notes, sources = random_case(seed)
@@ -97,27 +122,38 @@ def test_every_character_stands_once_in_every_column_under_exactly_its_codes(see
         assert marked == expected
 
 
+def random_column(rng, note, source="x", levels=LEVELS):
+    "Some evidence of one source at several levels"
+    rationales = [replace(r, level=str(rng.choice(levels))) for r in random_rationales(rng, note, source)]
+    return evidence([note], {source: rationales})[note.id][source]
+
+
+def drawn_in(column):
+    return strokes({(k, level): spans for k, c in enumerate(CODES) for level, spans in column.spans.get(c, {}).items()})
+
+
 @pytest.mark.parametrize("seed", range(40))
-def test_no_two_lines_of_one_lane_overlap(seed):
+def test_no_two_lines_of_one_lane_overlap_and_none_lies_deeper_than_it_must(seed):
     rng = np.random.default_rng(seed)
-    note = random_note(rng)
-    drawn = strokes({k: list(r.spans) for k, r in enumerate(random_rationales(rng, note, "x"))})
+    drawn = drawn_in(random_column(rng, random_note(rng)))
     for a in drawn:
-        assert not [b for b in drawn if b is not a and b.lane == a.lane and b.start < a.end and a.start < b.end]
-        taken = {b.lane for b in drawn if b.start <= a.start < b.end and b is not a}
-        assert set(range(a.lane)) <= taken, "a higher lane was free"
+        across = [b for b in drawn if b is not a and b.start < a.end and a.start < b.end]
+        assert a.lane not in {b.lane for b in across}
+        assert set(range(a.lane)) <= {b.lane for b in across if LEVELS.index(b.level) <= LEVELS.index(a.level)}, "a higher lane was free"
 
 
-def test_of_two_lines_that_begin_together_the_longer_lies_higher_and_touching_lines_share_a_lane():
-    assert [(s.code, s.lane) for s in strokes({0: [Span(0, 2)], 1: [Span(0, 4)]})] == [(1, 0), (0, 1)]
-    assert [s.lane for s in strokes({0: [Span(0, 2)], 1: [Span(2, 4)]})] == [0, 0]
+def test_mentions_lie_closest_to_the_words_longer_lines_first_and_touching_lines_share_a_lane():
+    m, s = "mention", "sentence"
+    assert [(x.code, x.lane) for x in sorted(strokes({(0, m): [Span(0, 2)], (1, m): [Span(0, 4)]}), key=lambda x: x.lane)] == [(1, 0), (0, 1)]
+    assert [x.lane for x in strokes({(0, m): [Span(0, 2)], (1, m): [Span(2, 4)]})] == [0, 0]
+    assert {x.level: x.lane for x in strokes({(0, s): [Span(0, 9)], (0, m): [Span(4, 6)]})} == {m: 0, s: 1}
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_segments_tile_the_note(seed):
     rng = np.random.default_rng(seed)
     note = random_note(rng)
-    cut = segments(len(note), strokes({k: list(r.spans) for k, r in enumerate(random_rationales(rng, note, "x"))}))
+    cut = segments(len(note), drawn_in(random_column(rng, note)))
     assert [a for a, _, _ in cut] == [0, *(b for _, b, _ in cut[:-1])] and cut[-1][1] == len(note)
     assert all(a < b for a, b, _ in cut)
 
@@ -126,18 +162,55 @@ def test_an_empty_note_can_be_shown():
     assert Reader(page([Note("n1", "")], {"human": []})).texts == ["", ""]
 
 
+@pytest.mark.parametrize("level", ["any", "mention"])
 @pytest.mark.parametrize("seed", range(40))
-def test_agreement_is_the_character_definition_of_plausibility(seed):
+def test_agreement_is_the_character_definition_of_plausibility(seed, level):
     rng = np.random.default_rng(seed)
     note = random_note(rng)
-    ours, first = ({r.code: list(r.spans) for r in random_rationales(rng, note, "x")} for _ in range(2))
-    rows = [np.array([(k, s.start, s.end) for k, c in enumerate(CODES) for s in side.get(c, ())], int).reshape(-1, 3) for side in (first, ours)]
+    ours, first = random_column(rng, note), random_column(rng, note)
+    rows = [np.array([(k, s.start, s.end) for k, c in enumerate(CODES) for s in places(side, c, level)], int).reshape(-1, 3) for side in (first, ours)]
     hits, n_ours, _, n_first = character_counts(*rows, len(CODES)).sum(0)
-    assert agreement(ours, first, CODES, len(note)) == (hits, n_ours, n_first)
+    assert agreement(ours, first, CODES, len(note), level) == (hits, n_ours, n_first)
+    far = disagreement(ours, first, CODES, len(note), level)
+    assert far == (pytest.approx(1 - 2 * hits / (n_ours + n_first)) if n_ours + n_first and ours.spans else None)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_every_character_says_who_marks_it_for_each_code_and_level(seed):
+    rng = np.random.default_rng(seed)
+    note = random_note(rng)
+    ours, first = random_column(rng, note), random_column(rng, note, levels=LEVELS[:2])
+    levels = views(dict(a=ours, b=first))
+    html = marked_text(note.text, drawn_in(ours), [c.value for c in CODES], (), sides(ours, first, CODES, levels))
+    reader = Kinds(html)
+    for level in levels:
+        masks = {k: (char_mask(places(ours, c, level), len(note)), char_mask(places(first, c, level), len(note))) for k, c in enumerate(CODES)}
+        for i, classes in enumerate(reader.classes):
+            for k, (a, b) in masks.items():
+                kind = "y" if a[i] and b[i] else "p" if a[i] else "q" if b[i] else ""
+                assert {c for c in classes if c[1:] == f"{k}{level[0]}"} == ({f"{kind}{k}{level[0]}"} if kind else set())
+            a, b = ([m[w][i] for m in masks.values()] for w in (0, 1))
+            kind = "y" if any(x and y for x, y in zip(a, b)) else "x" if any(a) and any(b) else "p" if any(a) else "q" if any(b) else ""
+            assert {c for c in classes if c[1:] == f"A{level[0]}"} == ({f"{kind}A{level[0]}"} if kind else set())
+    assert len(reader.classes) == len(note)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_shade_is_a_fifth_of_the_highest_score_and_the_number_travels_along(seed):
+    rng = np.random.default_rng(seed)
+    note = Note("n1", "abc defg hi. " * 20)
+    scores = rng.normal(size=len(words(note.text))) * 10.0 ** rng.integers(-6, 6)
+    shaded = shades({0: Explanation("n1", CODES[0], words(note.text), scores, "x")})
+    step = {(s.start, s.end): s.step for s in shaded}
+    for (a, b), score in zip(words(note.text), scores):
+        assert abs(step.get((a, b), 0) - 5 * max(score, 0) / scores.max()) <= 0.5 + 1e-9
+    html = marked_text(note.text, [], ["E11.22"], shaded)
+    assert set(re.findall(r'title="E11.22 scored (.*?)"', html)) == {f"{s.score:.3g}" for s in shaded}
+    assert Kinds(html).text == note.text
 
 
 def test_a_source_agrees_perfectly_with_itself():
-    spans = {CODES[0]: [Span(0, 3), Span(5, 9)]}
+    spans = Column({CODES[0]: {"mention": [Span(0, 3), Span(5, 9)]}})
     assert verdict(CODES[:1], spans, spans, "human", 10) == ("2 places, 7 characters", "7 shared with human, character F1 1.00")
 
 
@@ -152,6 +225,7 @@ def test_a_source_agrees_perfectly_with_itself():
     ],
 )
 def test_silence_is_said_in_words_and_never_as_a_number(ours, first, said):
+    ours, first = (Column({c: {"mention": spans} for c, spans in by_code.items()}) for by_code in (ours, first))
     assert verdict(CODES[:1], ours, first, "human", 10) == said
 
 
@@ -165,14 +239,39 @@ def test_codes_without_evidence_are_named_with_the_silent_sources():
 def test_a_code_of_the_note_comes_first_and_a_code_of_a_source_is_added():
     note = Note("n1", "T2DM")
     html = page([note], {"human": [mark(note, CODES[2], [Span(0, 4)], "human")]}, codes={"n1": [CODES[3], CODES[1]]})
-    values = [a["value"] for tag, a in Reader(html).tags if tag == "input"]
+    values = [a["value"] for tag, a in Reader(html).tags if tag == "input" and a.get("name") == "code"]
     assert values == ["", "J44.1", "N18.32", "I10"] * 2
 
 
-def test_levels_of_one_code_are_joined():
+def test_levels_can_be_chosen_of_a_source_that_has_several_and_are_joined_for_any():
     note = Note("n1", "T2DM, on metformin.")
     both = [mark(note, CODES[0], [Span(0, 4)], "human"), mark(note, CODES[0], [Span(2, 19)], "human", "sentence")]
-    assert evidence([note], {"human": both})["n1"]["human"] == {CODES[0]: [Span(0, 19)]}
+    found = evidence([note], {"human": both, "mention": both[:1]})["n1"]
+    assert views(found) == ["any", "mention", "sentence"] and views({"mention": found["mention"]}) == ["any"]
+    assert places(found["human"], CODES[0]) == [Span(0, 19)] and places(found["human"], CODES[0], "sentence") == [Span(2, 19)]
+    assert places(found["mention"], CODES[0], "sentence") == [Span(0, 4)], "a source of one level is shown whole"
+    html = show(note, {"human": both, "mention": both[:1]}, level="sentence").data
+    assert 'class="v-sentence" checked' in html and re.search(r"w-sentence\">1 place, 17 characters", html) and re.search(r"w-mention\">1 place, 4 characters", html)
+
+
+def test_scores_and_spans_of_one_source_share_a_column():
+    note = Note("n1", "T2DM, on metformin.")
+    soft = Explanation("n1", CODES[0], words(note.text), np.array([0.5, 0, 0.01, 0.2, 0]), "model")
+    html = show(note, {"human": [mark(note, CODES[0], [Span(0, 4)], "human")], "model": [mark(note, CODES[0], [Span(9, 18)], "model"), soft]}).data
+    assert 'title="E11.22 scored 0.5"' in html and 'title="E11.22 scored 0.2"' in html and "scored 0.01" not in html
+    assert Reader(html).texts == [note.text] * 2
+    with pytest.raises(TwoExplanations):
+        show(note, {"model": [soft, replace(soft, method="other")]})
+
+
+def test_the_worst_notes_come_first_at_the_level_that_is_asked_for():
+    notes = [Note(f"n{i}", "T2DM, on metformin.") for i in range(3)]
+    human = [mark(n, CODES[0], [Span(0, 4)], "human") for n in notes] + [mark(n, CODES[0], [Span(0, 19)], "human", "sentence") for n in notes]
+    model = [mark(notes[0], CODES[0], [Span(0, 4)], "m"), mark(notes[1], CODES[0], [Span(9, 18)], "m"), mark(notes[2], CODES[0], [Span(0, 19)], "m")]
+    sources = {"human": human, "m": model}
+    assert [n.id for n in worst(notes, sources, 2, "mention")] == ["n1", "n2"] and [n.id for n in worst(notes, sources, 1, "sentence")] == ["n0"]
+    entries = [json.loads(unescape(e)) for e in re.findall(r'data-entry="(.*?)"', page(notes, sources))]
+    assert [e["far"]["m"]["mention"][0] for e in entries] == [0, 1, pytest.approx(1 - 8 / 23, abs=1e-3)]
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -195,9 +294,9 @@ def test_names_are_escaped_everywhere():
 
 
 def test_every_rule_of_the_style_stays_inside_the_panel():
-    for selector in re.findall(r"(?:^|[}{])\s*([^{}]+)\{", style(20)):
+    for selector in re.findall(r"(?:^|[}{])\s*([^{}]+)\{", style(20, ["any", *LEVELS], soft=True)):
         if not selector.strip().startswith("@"):
-            assert all(".icdrat" in part for part in selector.split(",") if "(" not in part), selector
+            assert all(".icdrat" in part for part in re.split(r",(?![^(]*\))", selector)), selector
 
 
 def test_twenty_codes_look_different_in_colour_or_line_up_to_the_eighteenth():
@@ -253,10 +352,6 @@ def test_two_hundred_and_fifty_notes_with_four_sources_are_a_few_megabytes():
     assert len(page(notes, sources).encode()) < 6e6
 
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-QUIET = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-
-
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH: install it to test the page in a browser")
 def test_a_browser_shows_the_note_that_the_address_names_without_any_network(tmp_path):
     one = Note("first", "T2DM 🙂, on metformin.")
@@ -267,13 +362,111 @@ def test_a_browser_shows_the_note_that_the_address_names_without_any_network(tmp
     for address, note, code, marked in [("", one, "E11.22", "T2DM"), ("#2", two, "I10", "HTN 🙂"), ("#junk", one, "E11.22", "T2DM")]:
         command = [CHROMIUM, *QUIET.split(), "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", path.as_uri() + address]
         dom = subprocess.run(command, capture_output=True, timeout=120, check=True).stdout.decode()
-        stage = re.search(r"<main>(.*?)</main>", dom, re.DOTALL)[1]
-        assert f'value="{code}"' in stage and f">{marked}</mark>" in stage
+        stage = re.search(r"<main.*?>(.*?)</main>", dom, re.DOTALL)[1]
+        assert f'value="{code}"' in stage and re.search(f"<mark[^>]*>{marked}</mark>", stage)
         assert Reader(stage.replace("\r", "&#13;")).texts == [note.text] * 2
         assert f"Note {1 + (note is two)} of 2</output>" in dom and "<img" not in dom
 
 
 def test_marks_are_nested_deepest_first():
-    html = marked_text("abcdef", strokes({0: [Span(0, 4)], 1: [Span(2, 6)]}), ["A", "B"])
-    assert re.findall(r'class="(.*?)"', html) == ["c0 l0 s", "c1 l1 s", "c0 l0", "c1 l1"]
+    html = marked_text("abcdef", strokes({(0, "mention"): [Span(0, 4)], (1, "mention"): [Span(2, 6)]}), ["A", "B"])
+    assert re.findall(r'class="(.*?)"', html) == ["c0 l0 mention s", "c1 l1 mention s", "c0 l0 mention", "c1 l1 mention"]
     assert 'title="B and A"' in html
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on the PATH: install it to test the page in a browser")
+    opened = Browser(tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    "Three notes; of mention and attention the second is worst, and only the third has I10"
+    texts = ["T2DM 🙂 on metformin.", "T2DM here. HTN there.", "HTN, and T2DM."]
+    notes = [Note(f"note {i}", t) for i, t in enumerate(texts)]
+    at = lambda n, quote: [Span(n.text.index(quote), n.text.index(quote) + len(quote))]  # noqa: E731
+    human = [mark(n, CODES[0], at(n, "T2DM"), "human") for n in notes] + [mark(n, CODES[0], [Span(0, len(n))], "human", "sentence") for n in notes] + [mark(notes[2], CODES[2], at(notes[2], "HTN"), "human")]
+    mention = [mark(notes[0], CODES[0], at(notes[0], "T2DM 🙂"), "mention"), mark(notes[1], CODES[0], at(notes[1], "there"), "mention"), mark(notes[2], CODES[0], at(notes[2], "T2DM"), "mention")]
+    soft = [Explanation(n.id, CODES[0], words(n.text), np.linspace(1, 0.1, len(words(n.text))), "attention") for n in notes]
+    browser.complaints.clear()
+    browser.call("Page.navigate", url="about:blank")
+    browser.open(write_page(tmp_path / "page.html", notes, {"human": human, "mention": mention, "attention": soft}))
+    return browser
+
+
+def shown(browser):
+    return browser("document.querySelector('main h2').firstChild.textContent.trim()"), browser("document.querySelector('nav output').textContent")
+
+
+def visible(browser, selector):
+    "The texts of what a selector finds and a reader sees"
+    return browser(f"[...document.querySelectorAll({json.dumps(selector)})].filter(e => e.offsetParent).map(e => e.textContent)")
+
+
+def test_keys_turn_the_notes_and_walk_from_place_to_place(opened):
+    assert shown(opened) == ("note 0", "Note 1 of 3")
+    opened.press("n", "ArrowRight", "n")
+    assert shown(opened) == ("note 2", "Note 3 of 3")
+    opened.press("p", "ArrowLeft", "p")
+    assert shown(opened) == ("note 0", "Note 1 of 3")
+    opened.press("j", "j", "j", "k", "k", "j", "j")
+    focused = opened("[document.activeElement.tagName, document.activeElement.textContent, document.activeElement.title, getComputedStyle(document.activeElement).outlineStyle]")
+    assert focused == ["MARK", "T2DM", "E11.22", "solid"]  # its first segment: human ends there
+    opened.press("j")
+    assert opened("document.activeElement.title").startswith("E11.22 scored") and opened("getComputedStyle(document.activeElement, '::after').content").startswith('"E11.22 scored')
+    assert opened.complaints == []
+
+
+def test_tab_reaches_every_control(opened):
+    reached = set()
+    for _ in range(25):
+        opened.press("Tab")
+        reached.add(opened("document.activeElement.name || document.activeElement.className || document.activeElement.closest('nav, .list, li')?.tagName || document.activeElement.tagName"))
+    assert {"code", "level", "mode"} <= reached
+    focusable = opened("[...document.querySelectorAll('button, select, input, summary')].filter(e => e.offsetParent && !e.disabled && e.tabIndex < 0).length")
+    assert focusable == 0
+
+
+def test_a_choice_changes_marks_and_words_and_stays_with_the_next_note(opened):
+    border = "getComputedStyle(document.querySelector('main .graded mark.sentence')).borderBottomColor"
+    assert visible(opened, "main section.first .say") == ["1 place, 20 charactersReference for the others"] and opened(border) != "rgba(0, 0, 0, 0)"
+    opened("document.querySelector('main .v-mention').click()")
+    opened("document.querySelector('main .k0').click()")
+    assert visible(opened, "main section.first .say") == ["1 place, 4 charactersReference for the others"] and opened(border) == "rgba(0, 0, 0, 0)"
+    assert opened("getComputedStyle(document.querySelector('main .s0_5')).backgroundColor") != opened("getComputedStyle(document.querySelector('main .s0_1')).backgroundColor")
+    opened("document.querySelector('main .agree').click()")
+    lines = [opened(f"getComputedStyle(document.querySelector('main section[data-source=mention] .{kind}0m')).textDecorationStyle") for kind in "yp"]
+    assert lines == ["solid", "wavy"] and opened("getComputedStyle(document.querySelector('main section[data-source=mention] mark')).borderBottomColor") == "rgba(0, 0, 0, 0)"
+    opened.press("n")
+    assert shown(opened)[0] == "note 1" and opened("['code', 'level', 'mode'].map(n => document.querySelector(`main input[name=${n}]:checked`).value)") == ["E11.22", "v-mention", "agree"]
+    assert opened("getComputedStyle(document.querySelector('main section[data-source=mention] .q0m')).borderTopStyle") == "dashed"
+    opened.press("Escape")
+    assert opened("document.querySelector('main input[name=code]:checked').value") == "" and opened.complaints == []
+
+
+def test_the_list_is_narrowed_to_a_code_and_a_source_and_put_with_the_worst_first(opened):
+    pick = lambda what, value: opened(f"(() => {{ const s = document.querySelectorAll('.list select')[{what}]; s.value = {json.dumps(value)}; s.onchange() }})()")  # noqa: E731
+    opened("document.querySelector('.list [type=checkbox]').click()")
+    pick(1, "mention")
+    opened("document.querySelector('main .v-mention').click()")
+    assert [t.split(" disagreement")[0] for t in visible(opened, ".list li")] == ["note 1", "note 2", "note 0"]
+    assert visible(opened, "main section h3") == ["human", "mention"]
+    pick(0, "I10")
+    assert visible(opened, ".list li") == ["note 2 disagreement 1.00"] and opened("document.querySelector('main input[name=code]:checked').value") == "I10"
+    opened.press("n", "p")
+    assert shown(opened) == ("note 2", "Note 1 of 1") and opened.complaints == []
+
+
+def test_the_page_of_hundreds_of_notes_opens_and_turns_at_once(browser, tmp_path):
+    rng = np.random.default_rng(0)
+    text = " ".join(rng.choice(["patient", "with", "sepsis", "on", "day", "three"], size=400))
+    notes = [Note(f"n{i}", text) for i in range(300)]
+    sources = {s: [Rationale(n.id, c, [Span(i * 7 + k, i * 7 + k + 20)], s) for i, n in enumerate(notes) for k, c in enumerate(CODES)] for s in "abcd"}
+    browser.open(write_page(tmp_path / "page.html", notes, sources))
+    assert shown(browser) == ("n0", "Note 1 of 300") and browser("document.querySelectorAll('main mark').length") < 200
+    browser.press(*"nnnn")
+    assert shown(browser) == ("n4", "Note 5 of 300") and browser.complaints == []

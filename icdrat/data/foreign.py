@@ -44,8 +44,8 @@ def foreign_code(
 # %% ../../nbs/18b_data.foreign.ipynb #c2598b76
 def _named(path:Path) -> str: return path.name.split('.')[0]
 
-def _exchange(line:str, source:str) -> list[Rationale|Explanation]:
-    row = parsed(line, 'this line', ['note_id', 'code'])
+def _exchange(line:str, where:str, source:str) -> list[Rationale|Explanation]:
+    row = parsed(line, where, ['note_id', 'code'])
     system = row.get('system', 'icd10cm')
     foreign_code(row['code'], system, [Code(system, row['code'].upper())] if row.get('unlisted') is True and system in SYSTEMS else ())
     if row.get('level', 'mention') not in LEVELS: raise BadLine(f"the level is not one of {', '.join(LEVELS)}")
@@ -53,19 +53,19 @@ def _exchange(line:str, source:str) -> list[Rationale|Explanation]:
     if 'scores' in row and 'offsets' in row: return [explanation(row, source)]
     raise BadLine("neither 'spans' nor 'offsets' and 'scores'; a line needs the one or the others")
 
-def _eraser(line:str, note_of:Callable[[str], Note], source:str) -> list[Rationale|Explanation]:
-    row = parsed(line, 'this line')
+def _eraser(line:str, where:str, note_of:Callable[[str], Note], source:str) -> list[Rationale|Explanation]:
+    row = parsed(line, where)
     if 'rationales' not in row and 'evidences' not in row: raise BadLine("no field 'rationales' and no field 'evidences'; a line of ERASER has one of them")
     return list(eraser_row(row, note_of, source))
 
 def exchange_lines(path:Path, corpus:Corpus, source:str|None) -> Iterator[Line]:
     "Our JSON lines"
-    for n,line in text_lines(path): yield f"{path}, line {n}", partial(_exchange, line, source or _named(path))
+    for n,line in text_lines(path): yield (where := f"{path}, line {n}"), partial(_exchange, line, where, source or _named(path))
 
 def eraser_lines(path:Path, corpus:Corpus, source:str|None) -> Iterator[Line]:
     "JSON lines of ERASER"
     note_of = lru_cache(1000)(corpus.note)
-    for n,line in text_lines(path): yield f"{path}, line {n}", partial(_eraser, line, note_of, source or _named(path))
+    for n,line in text_lines(path): yield (where := f"{path}, line {n}"), partial(_eraser, line, where, note_of, source or _named(path))
 
 # %% ../../nbs/18b_data.foreign.ipynb #62216d0b
 _OFFSETS = re.compile(r'\d{1,9} \d{1,9}(;\d{1,9} \d{1,9})*')
@@ -213,7 +213,7 @@ def _content(where:str, make:Callable, note_of:Callable[[str], Note]) -> list[Ra
     except UnknownNote as e: raise UnknownNote(f"{where}: {e}; is this the right file of notes?") from None
     except BadInput as e: raise type(e)(f"{where}: {e}" if not str(e).startswith(where) else str(e)) from None
     except KeyError as e: raise BadLine(f"{where}: no field {e}") from None
-    except (TypeError, ValueError, AttributeError, IndexError, OverflowError): raise BadLine(f"{where}: a field has the wrong type; places and token counts are whole numbers, scores numbers, codes and ids strings") from None
+    except (TypeError, ValueError, AttributeError, IndexError, OverflowError): raise BadLine(f"{where}: a field has the wrong type; spans are [[start, end], …] and tokens counted in whole numbers, scores are numbers, codes and ids strings") from None
 
 # %% ../../nbs/18b_data.foreign.ipynb #20300e3f
 def _keep(found:dict, where:str, x:Rationale|Explanation, join:Callable|None) -> None:
