@@ -160,6 +160,7 @@ def test_the_counts_are_those_of_each_definition_alone(seed):
 @pytest.mark.parametrize("seed", range(3))
 def test_the_summary_gives_the_published_averages(seed):
     notes, gold, predicted, explained = corpus(seed)
+    predicted = predicted[:-4]  # some pairs have gold and no answer
     table = all_plausibility(notes, gold, predicted, explained, boundaries=dict(perfect=0.0, chance=0.02), over="union", progress=False)
     found = summarise_plausibility(table, 20)
     counts = lambda d: table.loc[(table.definition == d) & (table.method == "chance"), list(COUNTS)].to_numpy()

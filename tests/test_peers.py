@@ -249,6 +249,13 @@ def test_a_covered_place_is_found_as_loops_find_it(seed):
     np.testing.assert_array_equal(covered(gold, predicted, 6), slow)
 
 
+@pytest.mark.parametrize("side", [0, 1])
+def test_ten_characters_are_not_too_far_and_eleven_are(side):
+    gold = np.array([[0, 100, 120]])
+    reach = lambda n: gold + (np.array([[0, -n, 0]]) if side == 0 else np.array([[0, 0, n]]))
+    assert [bool(covered(gold, reach(n), 1)[0]) for n in (-1, 0, 10, 11)] == [False, True, True, False]
+
+
 def test_every_gold_place_covers_itself_and_nothing_covers_without_a_prediction():
     gold, none = random_spans(0), np.zeros((0, 3), int)
     assert (reference_counts(gold, gold, 6) == 1).all()

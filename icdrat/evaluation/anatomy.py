@@ -45,11 +45,11 @@ def match_classes(
     count = lambda keys: np.bincount(keys, minlength=n_keys)
     runs,n_gold,n_pred = gold_runs(gold), count(gold[:, 0]), count(predicted[:, 0])
     stride = 1 + max((int(t[:, 1].max()) for t in (gold, predicted) if len(t)), default=0)
-    lines = [t[:, 0]*stride + t[:, 1] for t in (gold, predicted)]
-    shares = count(predicted[np.isin(lines[1], lines[0]), 0]) > 0
-    nth = [np.arange(len(t)) - np.searchsorted(t[:, 0], t[:, 0], side='left') for t in (gold, predicted)]
-    same = lambda a,b: np.isin(lines[a]*(1 + len(lines[0]) + len(lines[1])) + nth[a], lines[b]*(1 + len(lines[0]) + len(lines[1])) + nth[b])
-    exact = (n_gold == n_pred) & (count(gold[same(0, 1), 0]) == n_gold)
+    (g,p),key = (t[:, 0]*stride + t[:, 1] for t in (gold, predicted)), gold[:, 0]
+    shares = count(predicted[np.searchsorted(g, p, side='right') > np.searchsorted(g, p, side='left'), 0]) > 0
+    opposite = np.arange(len(g)) + (np.cumsum(n_pred) - n_pred - np.cumsum(n_gold) + n_gold)[key]  # the predicted token at the same place in its key
+    differs = np.append(p, -1)[np.minimum(opposite, len(p))] != g
+    exact = (n_gold == n_pred) & (count(key[differs]) == 0)
     far = count(predicted[~_within(runs, predicted, WINDOW)[1], 0]) > 0
     missed = count(runs[~_within(runs, predicted, 0)[0], 0]) > 0
     return np.select([n_pred == 0, exact, shares & ~far & ~missed, shares], [0, 1, 2, 3], 4)
@@ -61,4 +61,7 @@ def tokens_of(
     "The words that spans hold"
     n = np.maximum(spans[:, 2] - spans[:, 1], 0)
     word = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n) + np.repeat(spans[:, 1], n)
-    return np.unique(np.stack([np.repeat(spans[:, 0], n), word], 1), axis=0)
+    stride = 1 + word.max(initial=0)
+    line = np.sort(np.repeat(spans[:, 0], n)*stride + word)
+    line = line[np.concatenate([np.ones(min(1, len(line)), bool), line[1:] != line[:-1]])]
+    return np.stack([line//stride, line%stride], 1)

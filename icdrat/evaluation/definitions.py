@@ -109,12 +109,8 @@ def _mean_of(values):
     there = ~np.isnan(values)
     return np.stack([np.where(there, values, 0.), there, np.zeros(len(values)), np.zeros(len(values))], 1)
 
-def score_numbers(
-    rows:Scored,                # scores as parts of their sums
-    raw:np.ndarray,             # the scores as they were
-    boundary:float|None = None, # a word is chosen above it; None: without what needs one
-) -> dict[str, np.ndarray]:     # by definition, pairs × the columns of `COUNTS`; for EMC's area, its curve behind them
-    "What each pair adds under every definition that needs scores"
+def _of_block(rows, raw, boundary):
+    "The numbers of a few thousand rows, which fit into the processor's own memory"
     areas,top = ranking_areas(raw, gold_mask(rows), rows.row, len(rows)), top_counts(rows)
     values = {f'eraser/{q}':v for q,v in zip(SOFT, areas.T)} | {'emc/iou':top_iou(rows), 'emc/kl_divergence':divergence(rows), 'emc/entropy':entropy(rows), 'emc/sum_zero':silent(rows, 0.)[:, 1]}
     n_gold = np.bincount(rows.row, gold_mask(rows), len(rows))
@@ -125,6 +121,20 @@ def score_numbers(
         token_recall,span_recall = run_recall(rows, boundary).T
         values |= {'emc/span_recall':span_recall, 'emc/span_token_recall':token_recall, 'emc/no_predictions':silent(rows, boundary)[:, 0]}
     return counts | {d:_mean_of(np.asarray(v, float)) for d,v in values.items()}
+
+def score_numbers(
+    rows:Scored,                # scores as parts of their sums
+    raw:np.ndarray,             # the scores as they were
+    boundary:float|None = None, # a word is chosen above it; None: without what needs one
+) -> dict[str, np.ndarray]:     # by definition, pairs × the columns of `COUNTS`; for EMC's area, its curve behind them
+    "What each pair adds under every definition that needs scores"
+    blocks = []
+    for first in range(0, max(len(rows), 1), 2000):
+        start = rows.start[first:first+2001]
+        mine,marks = slice(start[0], start[-1]), slice(*np.searchsorted(rows.gold_row, [first, first+2000]))
+        blocks.append(_of_block(Scored(rows.scores[mine], rows.row[mine] - first, start - start[0], rows.gold_row[marks] - first, rows.gold_token[marks]), raw[mine], boundary))
+    return {d:np.concatenate([b[d] for b in blocks]) for d in blocks[0]}
+
 
 # %% ../../nbs/44_evaluation.definitions.ipynb #fdba0f93
 def hard_rows(
@@ -167,10 +177,11 @@ WHERE = ['note_id', 'code', 'method', 'level', 'predicted_level', 'definition'] 
 
 def _table(blocks, kinds):
     "The rows of all methods, levels and definitions as one table"
-    columns,curves,start = defaultdict(list), {}, 0
+    columns,curves,start,named = defaultdict(list), {}, 0, None
     for method,theirs,ours,definition,pairs,numbers,no_gold in blocks:
-        where = dict(note_id=[i for i,_ in pairs], code=[str(c) for _,c in pairs], method=[method], level=[theirs], predicted_level=[ours], definition=[definition])
-        for k,values in where.items(): columns[k].append(np.resize(pd.Categorical(values, dtype=kinds[k]).codes, len(pairs)))
+        if pairs is not named: named,who = pairs, {k:pd.Categorical(v, dtype=kinds[k]).codes for k,v in dict(note_id=[i for i,_ in pairs], code=[str(c) for _,c in pairs]).items()}
+        for k,value in dict(method=method, level=theirs, predicted_level=ours, definition=definition).items(): columns[k].append(np.full(len(pairs), kinds[k].categories.get_loc(value)))
+        for k,codes in who.items(): columns[k].append(codes)
         columns['numbers'].append(np.asarray(numbers[:, :4], float)); columns['no_gold'].append(no_gold)
         if numbers.shape[1] > 4: curves |= enumerate(numbers[:, 4:].astype(np.int32), start)
         start += len(pairs)

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from .cards import FIRST
+from .plausibility import rows_upwards
 from ..types import BadInput
 
 # %% ../../nbs/41a_evaluation.emc.ipynb #b7e9ac9b
@@ -107,7 +108,7 @@ def emc_auprc(
 # %% ../../nbs/41a_evaluation.emc.ipynb #2ac13797
 def _places(rows):
     "The place of each token in the ranking of its row, from 0"
-    order = np.lexsort((rows.scores, rows.row))  # rows in order, scores upwards
+    order = rows_upwards(rows.scores, rows.start)
     place = np.empty(len(order), np.int64)
     place[order] = rows.start[rows.row + 1] - 1 - np.arange(len(order))
     return place
@@ -117,8 +118,8 @@ def top_counts(
     ks:Sequence[int] = FIRST,                 # lengths
 ) -> Int[np.ndarray, "rows lengths 4"]:       # the columns of `COUNTS`: hits, k, hits, marks
     "How many of the first k tokens are gold (Edin et al. 2024, EMC)"
-    place = _places(rows)[gold_mask(rows)]
-    row,marks = rows.row[gold_mask(rows)], rows.n_marks
+    gold = gold_mask(rows)
+    place,row,marks = _places(rows)[gold], rows.row[gold], rows.n_marks
     hits = [np.bincount(row[place < k], minlength=len(rows)) for k in ks]
     return np.stack([np.stack([h, np.full(len(h), k), h, marks], 1) for h,k in zip(hits, ks)], 1)
 
@@ -150,7 +151,7 @@ def divergence(
 ) -> Float[np.ndarray, "rows"]:      # 0 for evidence spread evenly over the gold tokens; lower is better; NaN with a negative score
     "Kullback-Leibler divergence from even evidence to the scores (Edin et al. 2024, EMC)"
     with np.errstate(all='ignore'):
-        even = np.where(gold_mask(rows), (1/rows.n_marks)[rows.row], 0.)
+        even = np.where(gold_mask(rows), (1/rows.n_marks)[rows.row], 0.)  # 0 times NaN is NaN: a negative score anywhere tells
         return np.bincount(rows.row, even*np.log((even + EPSILON)/(rows.scores + EPSILON)), len(rows))
 
 def entropy(
@@ -165,5 +166,5 @@ def silent(
 ) -> Bool[np.ndarray, "rows 2"]:     # no score reaches the boundary; the scores sum to 0
     "Which rows say nothing (Edin et al. 2024, EMC)"
     highest,total = np.full(len(rows), -np.inf), np.bincount(rows.row, rows.scores, len(rows))
-    np.maximum.at(highest, rows.row, rows.scores)
+    if len(rows.scores): highest[rows.lengths > 0] = np.maximum.reduceat(rows.scores, rows.start[:-1][rows.lengths > 0])
     return np.stack([highest < boundary, total == 0], 1)

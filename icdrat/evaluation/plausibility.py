@@ -6,7 +6,7 @@
 __all__ = ['COUNTS', 'character_counts', 'token_counts', 'DEFINITIONS', 'SOFT', 'in_words', 'unit_counts', 'prf', 'iou',
            'span_counts', 'overlapping', 'eraser_iou_counts', 'one_to_one_counts', 'eraser_macro', 'eraser_iou_macro',
            'metric_name', 'RepeatedRationale', 'NoRationale', 'pool', 'SeveralAnnotators', 'gold_spans', 'span_tables',
-           'plausibility', 'micro', 'soft_scores', 'eraser_soft', 'ranking_areas', 'soft_plausibility']
+           'plausibility', 'micro', 'soft_scores', 'eraser_soft', 'rows_upwards', 'ranking_areas', 'soft_plausibility']
 
 # %% ../../nbs/41_evaluation.plausibility.ipynb #cca58edf
 from collections import defaultdict
@@ -100,14 +100,20 @@ def iou(
 # %% ../../nbs/41_evaluation.plausibility.ipynb #20094680
 def _n_spans(spans, n_keys): return np.bincount(spans[:, 0], minlength=n_keys)
 
+def _distinct(rows):
+    "The rows of a table of three columns, sorted, each once; and how often it was there"
+    rows = rows[np.lexsort((rows[:, 2], rows[:, 1], rows[:, 0]))]
+    first = np.flatnonzero(np.concatenate([np.ones(min(1, len(rows)), bool), np.any(rows[1:] != rows[:-1], axis=1)]))
+    return rows[first], np.diff(np.append(first, len(rows)))
+
 def span_counts(
     gold:Int[np.ndarray, "gold 3"],           # key, start, end in any unit
     predicted:Int[np.ndarray, "predicted 3"], # key, start, end in the same unit
     n_keys:int,                               # keys are 0 ... n_keys-1
 ) -> Int[np.ndarray, "keys 4"]:               # the columns of `COUNTS`, in spans
     "How many spans are the same on both sides (DeYoung et al. 2020, ERASER)"
-    gold,predicted = np.unique(gold, axis=0), np.unique(predicted, axis=0)
-    spans,n = np.unique(np.concatenate([gold, predicted]), axis=0, return_counts=True)
+    gold,predicted = _distinct(gold)[0], _distinct(predicted)[0]
+    spans,n = _distinct(np.concatenate([gold, predicted]))
     hits = _n_spans(spans[n == 2], n_keys)
     return np.stack([hits, _n_spans(predicted, n_keys), hits, _n_spans(gold, n_keys)], 1)
 
@@ -136,7 +142,7 @@ def eraser_iou_counts(
     threshold:float = .5,                     # a predicted span counts where its best IoU reaches this
 ) -> Int[np.ndarray, "keys 4"]:               # the columns of `COUNTS`, in spans; hits_gold may exceed n_gold
     "How many predicted spans come near a gold span (DeYoung et al. 2020, ERASER)"
-    gold,predicted = np.unique(gold, axis=0), np.unique(predicted, axis=0)
+    gold,predicted = _distinct(gold)[0], _distinct(predicted)[0]
     p,_,share = overlapping(gold, predicted)
     best = np.zeros(len(predicted))
     np.maximum.at(best, p, share)
@@ -151,7 +157,7 @@ def one_to_one_counts(
     threshold:float = .5,                     # two spans may be matched where their IoU reaches this; 0: where they share a unit
 ) -> Int[np.ndarray, "keys 4"]:               # the columns of `COUNTS`, in spans
     "How many spans can be matched one to one with a span of the other side"
-    gold,predicted = np.unique(gold, axis=0), np.unique(predicted, axis=0)
+    gold,predicted = _distinct(gold)[0], _distinct(predicted)[0]
     p,g,share = overlapping(gold, predicted)
     p,g = p[share >= threshold], g[share >= threshold]
     graph = csr_array((np.ones(len(p)), (p, g)), shape=(len(predicted), len(gold)))
@@ -310,7 +316,21 @@ def eraser_soft(
     values = np.array([soft_scores(*k) for k in keys])
     return {name: float(v[~np.isnan(v)].mean()) if not np.isnan(v).all() else np.nan for name,v in zip(SOFT, values.T)}
 
-# %% ../../nbs/41_evaluation.plausibility.ipynb #7160be2e
+# %% ../../nbs/41_evaluation.plausibility.ipynb #614ce4d6
+def rows_upwards(
+    scores:Float[np.ndarray, "words"],  # of all rows, end to end
+    start:Int[np.ndarray, "rows+1"],    # where each row begins, and the end
+) -> Int[np.ndarray, "words"]:          # places in `scores`: row by row, the lowest score first; equal scores in reading order
+    "Each row sorted by itself"
+    lengths,order = np.diff(start), np.empty(len(scores), np.int64)
+    for block in np.array_split(np.argsort(lengths, kind='stable'), 1 + len(scores)//500_000):  # rows of like length, padded
+        place = np.arange(lengths[block].max(initial=0))
+        there,at = place < lengths[block][:, None], start[block][:, None] + place
+        sorted_ = np.argsort(np.where(there, scores[np.minimum(at, len(scores)-1)], np.inf), axis=1, kind='stable') if at.size else at
+        order[at[there]] = (start[block][:, None] + sorted_)[there]
+    return order
+
+# %% ../../nbs/41_evaluation.plausibility.ipynb #ad7a526a
 def ranking_areas(
     scores:Float[np.ndarray, "words"], # of all keys, end to end; higher is more important
     truth:Bool[np.ndarray, "words"],   # True on gold words
@@ -318,8 +338,12 @@ def ranking_areas(
     n_keys:int,                        # keys are 0 ... n_keys-1; each has a word
 ) -> Float[np.ndarray, "keys 3"]:      # the values of `SOFT`, in [0, 1]; nan where undefined
     "How well scores rank the gold words, for many keys at once (DeYoung et al. 2020, ERASER)"
-    order = np.lexsort((-scores, key))
-    s,k,t = scores[order], key[order], truth[order]
+    if (key[1:] < key[:-1]).any():
+        together = np.argsort(key, kind='stable')
+        scores,truth,key = scores[together], truth[together], key[together]
+    start = np.concatenate([[0], np.cumsum(np.bincount(key, minlength=n_keys))])
+    order = rows_upwards(-scores, start)
+    s,k,t = scores[order], key, truth[order]
     n_gold,n_words = np.bincount(k, t, n_keys), np.bincount(k, minlength=n_keys)
     begin = np.cumsum(n_words) - n_words
     n,tp = np.arange(1, len(k)+1) - begin[k], np.cumsum(t)
