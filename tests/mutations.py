@@ -1,6 +1,6 @@
 """Break each metric on purpose, one line at a time, and see a test fail.
 
-    python tests/mutations.py                 all of tests/mutations.toml; writes benchmarks/results/mutations.md
+    python tests/mutations.py                 all of tests/mutations*.toml; writes benchmarks/results/mutations.md
     python tests/mutations.py --only WORD     those whose name or module holds WORD; writes nothing
 
 Each change is made in a copy of the package in a temporary folder, so the checkout is never touched. A change that no test
@@ -13,18 +13,22 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import tomllib
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+try:
+    import tomllib
+except ImportError:  # Python 3.10, where pytest brings the same under another name
+    import tomli as tomllib
+
 ROOT = Path(__file__).resolve().parents[1]
-LIST = ROOT / "tests" / "mutations.toml"
+LISTS = sorted((ROOT / "tests").glob("mutations*.toml"))
 TABLE = ROOT / "benchmarks" / "results" / "mutations.md"
 
 
 def listed():
-    "The mutations, in the order of the file"
-    return tomllib.loads(LIST.read_text(encoding="utf-8"))["mutation"]
+    "The mutations, in the order of the files"
+    return [m for file in LISTS for m in tomllib.loads(file.read_text(encoding="utf-8"))["mutation"]]
 
 
 def covers(mutation, card):

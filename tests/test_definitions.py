@@ -24,12 +24,11 @@ from icdrat.evaluation.definitions import (
     summarise_plausibility,
 )
 from icdrat.evaluation.emc import chosen_counts, curve_counts, emc_auprc, emc_prf, gold_mask
-from icdrat.evaluation.curves import aopc, curves
-from icdrat.evaluation.faithfulness import faithfulness
 from icdrat.evaluation.mdace import annotations, mdace_counts, mdace_prf
 from icdrat.evaluation.plausibility import COUNTS, DEFINITIONS, NoRationale, RepeatedRationale, eraser_iou_macro, eraser_macro, gold_spans, plausibility, ranking_areas, soft_plausibility, soft_scores
+from icdrat.evaluation.stream import all_faithfulness
 from icdrat.text import mark, mask_to_spans, words
-from icdrat.types import OPERATORS, BadInput, Code, Explanation, Note, Rationale, Span
+from icdrat.types import BadInput, Code, Explanation, Note, Rationale, Span
 
 CODES = [Code("icd10cm", c) for c in ("E11.9", "I10", "R07.9")]
 NAMES = cards().name.tolist()
@@ -80,17 +79,15 @@ def coding_values():
 
 
 def faithfulness_values():
-    "ERASER's measures where the rationale is the one word that is read, and where it is another"
+    "Every measure where the rationale, and the top of the ranking, is the one word that is read, and where it is another"
     text = "T2DM on metformin for years"
     note, places = Note("n", text), words(text)
     out = {}
     for name, word in dict(perfect=0, chance=1).items():
-        out[name] = {}
-        scores = np.where(np.arange(len(places)) == word, 1.0, 0.0)
-        for operator in OPERATORS:
-            found = faithfulness(Cue(), [note], [mark(note, CODES[0], [Span(*map(int, places[word]))], "toy")], n_random=2, operator=operator, progress=False)
-            area = aopc(curves(Cue(), [note], [Explanation("n", CODES[0], places, scores, "toy")], operator=operator, n_random=2, progress=False), operator)
-            out[name] |= pd.concat([found, area]).query("method == 'toy'").set_index("metric").value.to_dict()
+        scores = np.where(np.arange(len(places)) == word, 1.0, np.linspace(0, 0.1, len(places)))
+        rationale, ranking = mark(note, CODES[0], [Span(*map(int, places[word]))], "toy"), Explanation("n", CODES[0], places, scores, "toy")
+        found = all_faithfulness(Cue(), [note], [rationale], [ranking], gold=dict(n=CODES[:1]), n_random=2, progress=False)
+        out[name] = found.query("method == 'toy'").set_index("metric").value.to_dict()
     return out
 
 
@@ -105,11 +102,6 @@ def below_its_best(name):
     return "@" in name and "/aopc" not in name and card(name).family != "faithfulness" or name in ("emc/auprc", "emc/kl_divergence") or card(name).family == "faithfulness"
 
 
-def of_others(name):
-    "Faithfulness by other definitions is computed, and tested, with its own notebooks"
-    return card(name).family == "faithfulness" and not name.startswith("eraser/")
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_card_keeps_its_word(name, values):
     c = card(name)
@@ -117,8 +109,6 @@ def test_a_card_keeps_its_word(name, values):
     assert with_arrow(name).startswith(name) and (c.operator == "" or name.endswith(f"@{c.operator}"))
     low, high = limits(name)
     assert (low is None or low <= c.bounds[0]) and (high is None or high >= c.bounds[1])
-    if of_others(name):
-        return
     perfect, chance = values["perfect"][name], values["chance"][name]
     for value in (perfect, chance):
         assert c.bounds[0] - 1e-9 <= value <= c.bounds[1] + 1e-9
@@ -131,7 +121,7 @@ def test_a_card_keeps_its_word(name, values):
 
 def test_every_number_has_a_card_and_every_card_a_number(values):
     for found in values.values():
-        assert {n for n in NAMES if not of_others(n)} == set(found)
+        assert set(NAMES) == set(found)
 
 
 def test_every_definition_is_on_the_list():
