@@ -277,14 +277,14 @@ def rationales_attention(
     print(f"cut {cut:.4g}; {sum(map(len, asked.codes.values())) - len(found)} (note, code) pairs left out, whose codes the coder does not know")
 
 # %% ../nbs/80_cli.ipynb #81f110cb
-def _manner(notes, prompt:str, level:str, shots:int, choose:str, empty:bool, examples:Optional[Path], window:int, one_code:bool, names:str, skip:bool, seed:int):
+def _manner(notes, prompt:str, level:str, shots:int, choose:str, empty:bool, examples:Optional[Path], window:int, one_code:bool, names:str, skip:bool, seed:int, copied:int):
     "How notes are asked about, from the options"
     from icdrat.data.exchange import load_corpus
     from icdrat.rationale import prompt as asking
     if names not in ('tabular', 'training'): raise BadInput(f"--names {names}: choose tabular or training")
     train = (load_corpus(examples) if examples else notes).split('train') if shots or names == 'training' else None
     pool = asking.examples(train, level, one_code, window, empty) if shots else ()
-    return asking.Manner(asking.load_prompt(prompt), level, one_code, window, fallback=not skip, pool=pool, n_shots=shots, choose=choose, seed=seed,
+    return asking.Manner(asking.load_prompt(prompt), level, one_code, window, fallback=not skip, pool=pool, n_shots=shots, choose=choose, seed=seed, copied=copied,
                          names_of=asking.marked_names(train) if names == 'training' else asking.described)
 
 def _reported(found, out:Path, scores:Optional[Path], record:Optional[Path], answers:Optional[Path], notes, facts:dict) -> None:
@@ -330,6 +330,7 @@ def rationales_prompt(
     names:Annotated[str, typer.Option(help="These names: tabular, or training, which adds what was marked in training notes.")] = 'tabular',
     skip:Annotated[bool, typer.Option('--skip', help="Do not ask about a code without such a place, instead of showing the whole note.")] = False,
     one_code:Annotated[bool, typer.Option('--one-code', help="One code a question.")] = False,
+    copied:Annotated[int, typer.Option(help="Words in the longest quote, which must then be a phrase of what is shown, where the server holds the model to a schema; 0: any quote.")] = 0,
     here:Annotated[bool, typer.Option('--here', help="Evidence is only where the model read it, not wherever the note says the same.")] = False,
     samples:Annotated[int, typer.Option(help="Answers to each question; what more than half of them mark is evidence.")] = 1,
     temperature:Annotated[Optional[float], typer.Option(help="By default 0, and 0.7 for several answers.")] = None,
@@ -349,7 +350,7 @@ def rationales_prompt(
     "Quotes from a language model behind any OpenAI-compatible server."
     from icdrat.data.exchange import load_corpus
     notes = load_corpus(corpus)
-    manner = _manner(notes, prompt, level, shots, choose, empty, examples, window, one_code, names, skip, seed)
+    manner = _manner(notes, prompt, level, shots, choose, empty, examples, window, one_code, names, skip, seed, copied)
     _prompted(notes.split(split), out, manner, dict(samples=samples, temperature=temperature), dict(concurrency=concurrency, budget=budget, everywhere=not here, source=source), dict(seed=seed, **(dict(timeout=timeout) if timeout else {})),
               store or out.with_name(f'{out.stem}.answers'), offline, batch_out, batch_in or [], dict(scores=scores, record=record, answers=answers))
 
