@@ -184,7 +184,7 @@ def main():
     facts = f"{n:,} pairs under all definitions that need no text: {total:.1f} seconds of the processor, {hard:.1f} of them for spans. From rationales to the table, with {len(notes):,} notes cut into words: {seconds:.1f}; {len(summary)} values with intervals of 2,000 draws from its {len(table):,} rows: {more:.1f}."
     frame = pd.DataFrame(rows)
     frame.to_csv(RESULTS / "plausibility.csv", index=False)
-    lines = ["| " + " | ".join(map(str, r)) + " |" for r in [frame.columns.str.replace("_", " "), ["---"] * len(frame.columns), *frame.astype(str).replace("nan", "").values]]
+    lines = ["| " + " | ".join(map(str, r)) + " |" for r in [frame.columns.str.replace("_", " "), ["---"] * len(frame.columns), *frame.astype(object).where(frame.notna(), "").values]]
     head = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}. {facts}"
     (RESULTS / "plausibility.md").write_text(head + "\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
     print(head)

@@ -82,7 +82,7 @@ def main():
     frame["ratio"] = (frame.plain_seconds / frame.seconds).round(1)
     frame[["seconds", "plain_seconds"]] = frame[["seconds", "plain_seconds"]].round(2)
     frame.to_csv(RESULTS / "uncertainty.csv", index=False)
-    lines = ["| " + " | ".join(map(str, r)) + " |" for r in [frame.columns.str.replace("_", " "), ["---"] * len(frame.columns), *frame.astype(str).replace("nan", "").values]]
+    lines = ["| " + " | ".join(map(str, r)) + " |" for r in [frame.columns.str.replace("_", " "), ["---"] * len(frame.columns), *frame.astype(object).where(frame.notna(), "").values]]
     _, weights = spent(lambda: bootstrap_weights(args.notes, args.draws))
     head = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}. {args.draws:,} draws, {args.notes:,} notes, {args.methods} methods; {weights:.2f} seconds of each are the drawing of the resamples."
     (RESULTS / "uncertainty.md").write_text(head + "\n\n" + "\n".join(lines) + "\n", encoding="utf-8")

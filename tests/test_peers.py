@@ -7,6 +7,7 @@ from sklearn.metrics import auc
 from icdrat.evaluation.anatomy import CLASSES, WINDOW, gold_runs, match_classes, tokens_of
 from icdrat.evaluation.cards import FIRST
 from icdrat.evaluation.codiesp import codiesp_codes, codiesp_x, covered, hull, reference_counts
+from icdrat.evaluation.distributions import answer_divergence, entropy_difference
 from icdrat.evaluation.emc import (
     CHOICES,
     WHOLE,
@@ -320,3 +321,21 @@ def test_all_keys_at_once_are_classed_like_each(seed):
 def test_tokens_of_spans_are_listed_once():
     assert tokens_of(np.array([[1, 4, 6], [1, 5, 7], [0, 2, 3], [0, 9, 9]])).tolist() == [[0, 2], [1, 4], [1, 5], [1, 6]]
     assert gold_runs(np.zeros((0, 2), int)).shape == (0, 3)
+
+
+# ERASER's whole distributions
+
+
+def test_entropies_and_divergences_are_those_of_eraser(oracle):
+    n_compared = 0
+    for case in oracle("eraser_metrics")["cases"]:
+        if not case["kind"].startswith("faith"):
+            continue
+        answer = lambda key: np.array([list(i[key].values()) for i in case["instances"]])
+        for side in ("comprehensiveness", "sufficiency"):
+            for what, of in dict(entropy=entropy_difference, kl=answer_divergence).items():
+                if (theirs := case["expected"].get(f"{side}_{what}")) is not None:
+                    ours = of(answer("classification_scores"), answer(f"{side}_classification_scores")).mean()
+                    assert ours == pytest.approx(float(theirs), abs=1e-6), (case["name"], side, what)
+                    n_compared += 1
+    assert n_compared

@@ -240,7 +240,7 @@ def gold_spans(
     if not pairs: raise NoRationale("no gold rationale was given; is the corpus without expert evidence?")
     return pairs
 
-# %% ../../nbs/41_evaluation.plausibility.ipynb #f5f685ec
+# %% ../../nbs/41_evaluation.plausibility.ipynb #89a6cda3
 def span_tables(
     truth:dict,             # (note id, code) -> list of spans, in characters
     answers:dict,           # the same, of one method
@@ -255,6 +255,7 @@ def span_tables(
     note_of = np.array([position[i] for i,_ in pairs], np.int64)
     return dict(characters=chars, words=tuple(in_words(t, note_of[t[:, 0]], list(offsets.values())) for t in chars))
 
+# %% ../../nbs/41_evaluation.plausibility.ipynb #52642528
 def plausibility(
     notes:list[Note],               # every note a rationale speaks of
     gold:list[Rationale],           # expert rationales, one annotator a pair
