@@ -13,7 +13,7 @@ from icdrat.evaluation.groups import ASSERTED, BEFORE_HEADINGS, DENIED, NOWHERE,
 from icdrat.evaluation.seeds import UnequalSeeds, over_seeds, with_spread
 from icdrat.bootstrap import interval, mean
 from icdrat.text import words
-from icdrat.types import BadInput, Code, Note, Rationale, Span
+from icdrat.types import BadInput, Code, Rationale, Span
 from test_aggregate import count_table, long_table
 from test_definitions import corpus
 

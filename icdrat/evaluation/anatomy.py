@@ -7,7 +7,7 @@ __all__ = ['CLASSES', 'WINDOW', 'gold_runs', 'match_classes', 'tokens_of']
 
 # %% ../../nbs/41d_evaluation.anatomy.ipynb #3272af46
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 # %% ../../nbs/41d_evaluation.anatomy.ipynb #5bb8036f
 def gold_runs(

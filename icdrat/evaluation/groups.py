@@ -13,14 +13,13 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int
 
 from ..coder.compare import BANDS, bands, chapters
 from ..data.codiesp import all_negated, negated
 from ..data.corpus import Corpus, UnknownNote
 from .aggregate import PAIR, summarise_counts
 from ..text import words
-from ..types import BadInput, Code, Note, Rationale, Span
+from ..types import BadInput, Code, Note, Rationale
 
 # %% ../../nbs/43a_evaluation.groups.ipynb #659c75b0
 class NoGroup(BadInput): "A row of the table belongs to no group"

@@ -9,7 +9,7 @@ __all__ = ['MATCHINGS', 'Annotation', 'annotations', 'UnknownText', 'merged', 't
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np

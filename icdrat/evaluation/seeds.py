@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from .aggregate import BadTable, check_table
+from .aggregate import check_table
 from ..types import BadInput
 
 # %% ../../nbs/43b_evaluation.seeds.ipynb #44667689
