@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -380,11 +381,14 @@ def _report(scores, out:Path, title:str, draws:int, **facts) -> None:
     "Scores as one JSON file and as a table on the terminal"
     from icdrat.data.exchange import whole_file
     from icdrat.evaluation.cards import card, with_arrow  # the module that fills the shelf
+    from icdrat.report import cell
     rows = [dict(r, definition=card(r['metric']).source) for r in scores.astype(object).where(scores.notna(), None).to_dict('records')]
     with whole_file(out) as part: part.write_text(json.dumps(dict(facts, interval=f"95 % percentile bootstrap over notes, {draws} resamples, seed 0", scores=rows), indent=1, ensure_ascii=False)+'\n')
-    table = Table('method', Column('metric', no_wrap=True), 'value', '95 % interval', 'pairs', title=title, title_justify='left')
-    for r in rows: table.add_row(r['method'], with_arrow(r['metric']), *(('–', '–') if r['value'] is None else (f"{r['value']:.3f}", f"{r['low']:.3f} to {r['high']:.3f}")), str(r['n_pairs']))
-    Console(soft_wrap=True).print(table)
+    for method in dict.fromkeys(r['method'] for r in rows):
+        table = Table(Column('metric', no_wrap=True), Column('value [95 % interval]', no_wrap=True), Column('pairs', justify='right'), title=f"{title}: {method}", title_justify='left', box=SIMPLE_HEAD)
+        for r in rows:
+            if r['method'] == method: table.add_row(with_arrow(r['metric']), cell(r['value'], r['low'], r['high']), str(r['n_pairs']))
+        Console(soft_wrap=True).print(table)
     print(f"{out}: {len(rows)} scores")
 
 # %% ../nbs/80_cli.ipynb #883ca1ca
