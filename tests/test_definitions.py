@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from icdrat.coder.calibration import calibration_scores
 from icdrat.coder.scores import DEFINITIONS as CODING
 from icdrat.coder.scores import code_scores
 from icdrat.data.corpus import UnknownNote
@@ -74,8 +75,8 @@ def coding_values():
     "The scores of a perfect and of a random coder"
     rng = np.random.default_rng(0)
     truth = rng.random((40, 120)) < 0.3
-    run = lambda p: {k: v for k, v in code_scores(p, truth, 0.5, KS, tuple(CODING)).items() if "/" in k}
-    return dict(perfect=run(truth * 0.8 + 0.1), chance=run(rng.random((40, 120))))
+    run = lambda p: {k: v for k, v in code_scores(p, truth, 0.5, KS, tuple(CODING)).items() if "/" in k} | calibration_scores(p, truth)
+    return dict(perfect=run(truth * 1.0), chance=run(rng.random((40, 120))))
 
 
 def faithfulness_values():

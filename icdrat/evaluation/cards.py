@@ -10,6 +10,7 @@ __all__ = ['PRF', 'OURS', 'ERASER', 'EMC', 'MDACE', 'CODIESP', 'ANATOMY', 'FIRST
 import numpy as np
 import pandas as pd
 
+import icdrat.coder.calibration  # whose cards stand on the same shelf
 from ..types import CARDS, OPERATORS, BadInput, Card, card, register
 
 # %% ../../nbs/40_evaluation.cards.ipynb #7db83e87
