@@ -20,6 +20,7 @@ from icdrat.data.vignettes import vignettes
 from icdrat.evaluation.aggregate import difference, summarise_counts
 from icdrat.evaluation.plausibility import plausibility
 from icdrat.rationale.prompt import Manner, examples, load_prompt, marked_names
+from icdrat.rationale.record import teacher_manner
 from icdrat.rationale.server import facts, quoted, server
 from icdrat.rationale.store import Store, write_answers, write_record
 
@@ -29,8 +30,7 @@ ALL = "all switches"
 
 def ways(train):
     "The small teacher with all its switches, each of them taken back, and the plain question that a large model gets"
-    few = dict(pool=examples(train, one_code=True, window=6), n_shots=2)
-    best = Manner(one_code=True, window=6, fallback=False, copied=6, **few)
+    best = teacher_manner("few_shot", train)
     return {
         ALL: (best, {}),
         "any words": (replace(best, copied=0), {}),

@@ -156,9 +156,9 @@ def summarise_means(
     return _rows_of(keys, found, np.bincount(group[there], minlength=len(keys)), sums)
 
 # %% ../../nbs/43_evaluation.aggregate.ipynb #fdd084a3
-def _marked(counts:pd.DataFrame) -> pd.DataFrame:
-    "The pairs in which either side has a unit"
-    return counts[(counts['n_pred'] > 0) | (counts['n_gold'] > 0)]
+def _marked(counts:pd.DataFrame) -> np.ndarray:
+    "True where either side has a unit"
+    return ((counts['n_pred'] > 0) | (counts['n_gold'] > 0)).to_numpy()
 
 class Measure(NamedTuple):
     "How the counts of one definition become numbers"
@@ -182,7 +182,7 @@ def summarise_counts(
     "Micro precision, recall and F1 with a bootstrap interval over notes, for each method and definition"
     check_table(table, [*PAIR, *by, 'definition'], COUNTS)
     group,keys = _numbered(table, [*by, 'definition'])
-    there = ((table['n_pred'] > 0) | (table['n_gold'] > 0)).to_numpy()
+    there = _marked(table)
     measures,sums = {d:measure(d) for d in keys['definition']}, [None]*len(keys)
     for d,m in measures.items():
         rows,of = there & (table['definition'] == d).to_numpy(), np.flatnonzero((keys['definition'] == d).to_numpy())
@@ -203,7 +203,7 @@ def _rows(table:pd.DataFrame, method:str, metric:str, measure:Callable) -> tuple
     if not len(rows): raise UnknownMethod(f"no rows for method {method!r} and metric {metric!r}; there are {', '.join(sorted(set(table['method'])))} and {', '.join(sorted(names))}")
     check_table(rows, PAIR, COUNTS if counted else ['value'])
     if not counted: return rows.dropna(subset='value').assign(n=1.)[[*PAIR, 'value', 'n']], ['value', 'n'], statistic
-    rows = _marked(rows)
+    rows = rows[_marked(rows)]
     added = pd.DataFrame(measure(key).quantities(rows), index=rows.index).add_prefix('sum_')
     return pd.concat([rows[PAIR].astype(str), added], axis=1), list(added), statistic
 
