@@ -6,8 +6,8 @@
 __all__ = ['app', 'data', 'Out', 'Level', 'Seed', 'Best', 'Folder', 'rationales', 'Split', 'Lines', 'CoderAt', 'evaluate',
            'Notes', 'Pred', 'Form', 'Skip', 'Json', 'Draws', 'annotate', 'ToolOption', 'main', 'data_synth',
            'data_codiesp', 'data_vignettes', 'data_mimic', 'data_mdace', 'data_card', 'BadParameter', 'train_coder',
-           'Context', 'Link', 'rationales_mention', 'rationales_attention', 'rationales_prompt', 'GoldLevel',
-           'evaluate_plausibility', 'evaluate_faithfulness', 'evaluate_list', 'Tool', 'annotate_export',
+           'Context', 'Link', 'rationales_mention', 'rationales_attribution', 'rationales_prompt', 'NoBoundary',
+           'GoldLevel', 'evaluate_plausibility', 'evaluate_faithfulness', 'evaluate_list', 'Tool', 'annotate_export',
            'annotate_import', 'annotate_disputes', 'annotate_settle', 'BadSource', 'agreement_table', 'view_page',
            'reproduce']
 
@@ -253,29 +253,34 @@ def rationales_mention(
     _written(as_rationales(found, asked.notes, f'mention_{names[0]}' if len(names) == 1 else 'mention', None if open_ else asked.codes), out)
 
 # %% ../nbs/80_cli.ipynb #a033d8ac
-@rationales.command('attention', epilog=_example("icdrat rationales attention --corpus corpus --coder coder --out attention.jsonl"))
-def rationales_attention(
+@rationales.command('attribution', epilog=_example("icdrat rationales attribution --corpus corpus --coder coder --method attention --scores scores.jsonl --out attention.jsonl"))
+def rationales_attribution(
     corpus:Folder,
     coder:CoderAt,
     out:Lines,
-    cut:Annotated[Optional[float], typer.Option(help="Words above this share of the attention are evidence; by default chosen on validation.")] = None,
+    method:Annotated[str, typer.Option(help="attention, attgrad, attingrad, input_x_gradient, integrated_gradients, deeplift, gradient_shap, attention_rollout, occlusion, lime, kernel_shap or random.")] = 'attention',
+    settings:Annotated[Optional[list[str]], typer.Option('--set', help="NAME=VALUE for an option of the method, e.g. n_steps=20; give it several times.")] = None,
+    cut:Annotated[Optional[float], typer.Option(help="Words above this part of the sum of the scores are evidence; by default chosen on validation.")] = None,
+    scores:Annotated[Optional[Path], typer.Option(help="Write the scores too, of the validation notes and of the split (JSON lines).")] = None,
     split:Split = 'test',
+    seed:Seed = 0,
 ):
-    "What the coder's label-wise attention points to."
+    "The words that speak for a code in the coder."
     from icdrat.coder.base import load_coder
     from icdrat.data.corpus import codes_among
-    from icdrat.data.exchange import load_corpus
-    from icdrat.rationale.attribution import attention
-    from icdrat.rationale.select import exact_cut, select
-    notes,model = load_corpus(corpus),load_coder(coder)
-    def ask(part): return attention(model, part.notes, codes_among(part, model.codes))
-    if cut is None:
-        tuning = notes.split('validation')
-        cut = exact_cut(ask(tuning), tuning.gold, tuning.notes)
-    asked = notes.split(split)
-    found = [select(e, asked.note(e.note_id), cut) for e in ask(asked)]
-    _written(found, out)
-    print(f"cut {cut:.4g}; {sum(map(len, asked.codes.values())) - len(found)} (note, code) pairs left out, whose codes the coder does not know")
+    from icdrat.data.exchange import load_corpus, write_explanations
+    from icdrat.rationale.attribution import chosen, explain
+    from icdrat.rationale.select import Selection, choose, select
+    notes,model,options = load_corpus(corpus),load_coder(coder),_settings(settings, '--set')
+    sign = 'positive' if chosen(model, method, options).signed else None
+    def ask(part): return explain(model, part.notes, codes_among(part, model.codes), method, seed=seed, **options)
+    asked  = notes.split(split)
+    tuning = notes.split('validation') if cut is None or (scores and 'validation' in notes.splits) else None
+    tuned,found = ask(tuning) if tuning else [],ask(asked)
+    rule = choose(tuned, tuning.gold, tuning.notes, 'cut', sign) if cut is None else Selection(method, 'cut', cut, sign)
+    if scores: write_explanations(scores, found if split == 'validation' else tuned + found)
+    _written([select(e, asked.note(e.note_id), rule) for e in found], out)
+    print(f"cut {rule.value:.4g}; {sum(map(len, asked.codes.values())) - len(found)} (note, code) pairs left out, whose codes the coder does not know")
 
 # %% ../nbs/80_cli.ipynb #81f110cb
 def _manner(notes, prompt:str, level:str, shots:int, choose:str, empty:bool, examples:Optional[Path], window:int, one_code:bool, names:str, skip:bool, seed:int, copied:int):
@@ -391,6 +396,19 @@ def _report(scores, out:Path, title:str, draws:int, **facts) -> None:
         Console(soft_wrap=True).print(table)
     print(f"{out}: {len(rows)} scores")
 
+# %% ../nbs/80_cli.ipynb #1a83d2f9
+class NoBoundary(BadInput): "EMC's chosen words were asked for, and there is nothing to choose a boundary on"
+
+def _boundaries(pred:Path, corpus, split:str|None, gold:list, soft:list) -> tuple[dict, str]:
+    "EMC's boundary of each method, chosen on its scores of validation notes; what is to be said of methods without one"
+    from icdrat.evaluation.definitions import CHOSEN, emc_boundaries
+    apart = split not in (None, 'validation') # nothing is chosen on the notes that are scored
+    tuning = corpus.split('validation') if apart and 'validation' in corpus.splits else None
+    found = emc_boundaries(tuning.notes, [r for r in gold if r.note_id in tuning.codes], [e for e in soft if e.note_id in tuning.codes]) if tuning else {}
+    lacking = [m for m in dict.fromkeys(e.method for e in soft) if m not in found]
+    mend = f"put scores of validation notes into {pred}, as icdrat rationales attribution --scores does" if apart else "name the split that is reported, e.g. --split test"
+    return found, f"{', '.join(lacking)}: without {', '.join(CHOSEN)}, whose boundary is chosen on validation notes; {mend}" if lacking else ''
+
 # %% ../nbs/80_cli.ipynb #883ca1ca
 class GoldLevel(str, Enum): "At which level experts marked"; any = 'any'; mention = 'mention'; context = 'context'; sentence = 'sentence'
 
@@ -410,19 +428,22 @@ def evaluate_plausibility(
     draws:Draws = 2000,
 ):
     "Agreement with expert rationales, by every definition there is."
-    from icdrat.evaluation.definitions import all_plausibility, summarise_plausibility
+    from icdrat.evaluation.definitions import CHOSEN, all_plausibility, summarise_plausibility
     corpus = _read(notes)
     scored = corpus.split(split) if split else corpus
     marked,came = _came(gold, corpus, gold_form, skip_bad), _came(pred, corpus, form, skip_bad)
-    experts,found,soft = ([r for r in rs if r.note_id in scored.codes] for rs in (marked.rationales, came.rationales, came.explanations))
-    levels = sorted({r.level for r in experts})
-    experts = [r for r in experts if level.value in ('any', r.level)]
+    found,soft = ([r for r in rs if r.note_id in scored.codes] for rs in (came.rationales, came.explanations))
+    at_level = [r for r in marked.rationales if level.value in ('any', r.level)]
+    experts,levels = [r for r in at_level if r.note_id in scored.codes], sorted({r.level for r in marked.rationales if r.note_id in scored.codes})
     if not experts: raise BadInput(f"{gold}: no rationale at level {level.value!r} for these notes; there are {', '.join(levels) or 'none at any level'}")
-    table = all_plausibility(scored.notes, experts, found, soft, definition or None, over=over)
+    boundaries,without = _boundaries(pred, corpus, split, at_level, came.explanations)
+    if without and set(definition or ()) & set(CHOSEN): raise NoBoundary(without)
+    table = all_plausibility(scored.notes, experts, found, soft, definition or None, over=over, boundaries=boundaries)
     unanswered = len({(r.note_id, r.code) for r in experts if len(r)} - {(r.note_id, r.code) for r in [*found, *soft]})
     _report(summarise_plausibility(table, n_draws=draws), out, f"Plausibility over the pairs that experts marked{' or methods predicted'*(over == 'union')}", draws, family='plausibility', notes=str(notes), gold=str(gold), pred=str(pred),
             form=came.form, gold_form=marked.form, skipped=came.reasons, gold_skipped=marked.reasons, split=split, gold_level=level.value, over=over, n_notes=len(scored), n_gold=len(experts), n_gold_without_evidence=sum(not len(r) for r in experts),
-            n_gold_unanswered=unanswered, n_pred=len(found), n_pred_without_evidence=sum(not len(r) for r in found), n_pred_scores=len(soft))
+            n_gold_unanswered=unanswered, n_pred=len(found), n_pred_without_evidence=sum(not len(r) for r in found), n_pred_scores=len(soft), emc_boundaries=boundaries)
+    if without and not definition: print(without)
     if unanswered: print(f"{unanswered} pairs that experts marked have no line in {pred} and count as missed; if it is about one split only, name it: --split test")
     if level is GoldLevel.any and len(levels) > 1: print(f"experts marked at several levels ({', '.join(levels)}), scored here as one; choose one with --gold-level")
 

@@ -51,7 +51,7 @@ def road(tmp_path_factory):
         ["data", "synth", "--notes", 60, "--out", "corpus"],
         ["rationales", "mention", "--corpus", "corpus", "--out", "mention.jsonl"],
         ["train", "--corpus", "corpus", "--out", "coder", "--min-notes", 4, "--epochs", 2],
-        ["rationales", "attention", "--corpus", "corpus", "--coder", "coder", "--out", "attention.jsonl"],
+        ["rationales", "attribution", "--corpus", "corpus", "--coder", "coder", "--out", "attention.jsonl"],
     ):
         done = icdrat(*words, cwd=folder)
         assert done.returncode == 0, done.stderr
@@ -179,6 +179,42 @@ def test_scores_are_ranked_asked_about_and_shown(road):
     assert done.returncode == 0 and "3 notes" in done.stdout and " scored 0." in (road / "soft.html").read_text(), done.stderr
 
 
+SCORED = ["evaluate", "plausibility", "--notes", "corpus", "--gold", "corpus/gold.jsonl", "--draws", 20]
+
+
+def test_scores_of_validation_notes_set_the_boundary_of_the_words_that_are_chosen(road):
+    done = icdrat("rationales", "attribution", "--corpus", "corpus", "--coder", "coder", "--method", "input_x_gradient", "--scores", "both.jsonl", "--out", "gradient.jsonl", cwd=road)
+    assert done.returncode == 0, done.stderr
+    done = icdrat(*SCORED, "--pred", "both.jsonl", "--split", "test", "--out", "both.json", cwd=road)
+    assert done.returncode == 0 and "without emc" not in done.stdout, done.stderr
+    found = json.loads((road / "both.json").read_text())
+    assert list(found["emc_boundaries"]) == ["input_x_gradient"] and {"emc/f1", "emc/span_recall", "emc/n_chosen"} <= {s["metric"] for s in found["scores"]}
+    from icdrat.data.exchange import load_corpus, read_explanations
+    from icdrat.evaluation.definitions import emc_boundaries
+
+    tuning = load_corpus(road / "corpus").split("validation")
+    assert found["emc_boundaries"] == emc_boundaries(tuning.notes, tuning.gold, [e for e in read_explanations(road / "both.jsonl") if e.note_id in tuning.codes])
+
+
+def test_without_validation_scores_nothing_is_chosen_and_that_is_said(road):
+    words = [*SCORED, "--pred", "soft.jsonl", "--out", "none.json"]
+    done = icdrat(*words, "--split", "test", cwd=soft(road))
+    assert done.returncode == 0 and "gradient: without emc/token" in done.stdout and "--scores" in done.stdout
+    found = json.loads((road / "none.json").read_text())
+    assert not found["emc_boundaries"] and "emc/f1" not in {s["metric"] for s in found["scores"]} and "emc/auprc" in {s["metric"] for s in found["scores"]}
+    assert "--split test" in icdrat(*words, cwd=road).stdout
+    ends_in_one_line(icdrat(*words, "--split", "test", "--definition", "emc/token", cwd=road), "emc/token", "soft.jsonl")
+
+
+def test_an_explainer_is_named_and_its_options_are_its_own(road):
+    words = ["rationales", "attribution", "--corpus", "corpus", "--coder", "coder", "--out", "x.jsonl"]
+    ends_in_one_line(icdrat(*words, "--method", "magic", cwd=road), "magic", "kernel_shap")
+    ends_in_one_line(icdrat(*words, "--set", "n_steps=3", cwd=road), "n_steps")
+    done = icdrat(*words, "--method", "lime", "--set", "most=5", "--cut", 0.01, cwd=road)
+    assert done.returncode == 0 and "cut 0.01;" in done.stdout, done.stderr
+    assert {json.loads(line)["source"] for line in (road / "x.jsonl").read_text().splitlines()} == {"lime"}
+
+
 def soft(road):
     "Made-up scores for the pairs of two test notes"
     from icdrat.data.exchange import load_corpus, write_explanations
@@ -231,7 +267,7 @@ def test_half_a_gz_ends_in_one_line(files):
         (["train", "--corpus", "corpus", "--out", "c", "--set", "clip=-1"], ["clip is -1"]),
         (["data", "codiesp", "--folder", "nowhere", "--out", "c"], ["nowhere", "3837305"]),
         (["data", "synth", "--notes", 0, "--out", "c"], ["0"]),
-        (["rationales", "attention", "--corpus", "nowhere", "--coder", "nowhere", "--out", "a.jsonl"], ["nowhere"]),
+        (["rationales", "attribution", "--corpus", "nowhere", "--coder", "nowhere", "--out", "a.jsonl"], ["nowhere"]),
         (["evaluate", "faithfulness", "--coder", "nowhere", "--notes", "notes.jsonl", "--pred", "pred.jsonl", "--out", "s.json"], ["nowhere"]),
         (["view", "--notes", "notes.jsonl", "--source", "gold.jsonl", "--out", "p.html"], ["NAME=FILE"]),
         (["reproduce", "nowhere.ipynb"], ["nowhere.ipynb"]),

@@ -82,7 +82,7 @@ ROAD = [
     ["rationales", "mention", "--corpus", "secret", "--out", "mention.jsonl"],
     ["rationales", "mention", "--corpus", "secret", "--source", "training", "--out", "training.jsonl"],
     ["rationales", "mention", "--corpus", "secret", "--source", "tabular", "--source", "training", "--open", "--drop", "negated", "--places", "places.jsonl", "--out", "open.jsonl"],
-    ["rationales", "attention", "--corpus", "secret", "--coder", "coder", "--out", "attention.jsonl"],
+    ["rationales", "attribution", "--corpus", "secret", "--coder", "coder", "--out", "attention.jsonl"],
     ["train", "--corpus", "secret", "--out", "student", "--min-notes", 4, "--epochs", 1, "--guide", "secret/gold.jsonl"],
     ["evaluate", "plausibility", "--notes", "secret", "--gold", "secret/gold.jsonl", "--pred", "mention.jsonl", "--draws", 20, "--split", "test", "--out", "plausibility.json"],
     ["evaluate", "faithfulness", "--notes", "secret", "--coder", "coder", "--pred", "attention.jsonl", "--random", 2, "--draws", 20, "--out", "faithfulness.json"],

@@ -97,11 +97,12 @@ def emc_boundaries(
     gold:Iterable[Rationale],            # expert rationales of the same notes
     explanations:Iterable[Explanation],  # of one or more methods
     level:str = 'any',                   # of the gold
-) -> dict[str, float]:                   # by method
+) -> dict[str, float]:                   # by method; without those whose scores meet no gold
     "Where the scores of each method become choices: the first of 101 boundaries with the best micro F1 (Edin et al. 2024, EMC)"
     truth,by_method = gold_spans(gold, {n.id:n for n in notes}, level), defaultdict(list)
     for e in explanations: by_method[e.method].append(e)
-    return {m:best_boundary(score_rows(es, truth)[1]) for m,es in by_method.items()}
+    rows = {m:score_rows(es, truth)[1] for m,es in by_method.items()}
+    return {m:best_boundary(r) for m,r in rows.items() if len(r)}
 
 # %% ../../nbs/44_evaluation.definitions.ipynb #020823e3
 def _mean_of(values):
