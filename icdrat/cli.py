@@ -456,7 +456,7 @@ def evaluate_faithfulness(
     out:Json,
     form:Form = 'auto',
     skip_bad:Skip = False,
-    definition:Annotated[Optional[list[str]], typer.Option(help="eraser, emc, ferret or naopc; give it several times. By default eraser, and for scores emc too; ferret and naopc ask far more questions.")] = None,
+    definition:Annotated[Optional[list[str]], typer.Option(help="eraser, emc, ferret, naopc or all; give it several times. By default eraser, and for scores emc too; ferret and naopc ask far more questions.")] = None,
     operator:Annotated[str, typer.Option(help="How words are erased: mask, delete or both.")] = 'mask',
     over:Annotated[str, typer.Option(help="Pairs whose code is predicted, gold, or both: one or the other.")] = 'both',
     random:Annotated[int, typer.Option(help="Random rationales drawn for each one.")] = 20,
@@ -467,12 +467,12 @@ def evaluate_faithfulness(
     from icdrat.coder.base import load_coder
     from icdrat.evaluation.aggregate import summarise_means
     from icdrat.evaluation.faithfulness import known
-    from icdrat.evaluation.stream import all_faithfulness
+    from icdrat.evaluation.stream import DEFINITIONS, all_faithfulness
     from icdrat.types import OPERATORS
     corpus,model = _read(notes),load_coder(coder)
     came = _came(pred, corpus, form, skip_bad)
     (hard,left_out),(soft,left_out_soft) = known(came.rationales, model), known(came.explanations, model)
-    table = all_faithfulness(model, corpus.notes, hard, soft, corpus.codes, definition or ('eraser', 'emc'), OPERATORS if operator == 'both' else (operator,), over, random, folder=parts)
+    table = all_faithfulness(model, corpus.notes, hard, soft, corpus.codes, DEFINITIONS if 'all' in (definition or ()) else definition or ('eraser', 'emc'), OPERATORS if operator == 'both' else (operator,), over, random, folder=parts)
     if not len(table): raise BadInput(f"{pred}: nothing to score, since no pair in it has a code that the coder knows and that is predicted or gold; was the coder trained at another level?")
     _report(summarise_means(table, n_draws=draws), out, f"Faithfulness to {coder}", draws, family='faithfulness', operator=operator, over=over, coder=str(coder), notes=str(notes), pred=str(pred), form=came.form, skipped=came.reasons,
             n_notes=len(corpus), n_pred=len(came.rationales), n_pred_without_evidence=sum(not len(r) for r in came.rationales), n_pred_scores=len(came.explanations), n_pred_unknown_to_coder=sum((left_out+left_out_soft).values()), n_random=random)

@@ -96,6 +96,19 @@ def test_faithfulness_stands_beside_its_random_control(road):
     assert methods == {"attention", "random@attention", "whole_note", "empty"}
 
 
+def test_all_definitions_of_faithfulness_are_one_word(road):
+    from icdrat.types import CARDS
+
+    few = (soft(road) / "soft.jsonl").read_text().splitlines(True)[:2]
+    hard = [json.dumps({k: row[k] for k in ("note_id", "code")} | dict(spans=row["offsets"][:3], source="gradient")) + "\n" for row in map(json.loads, few)]
+    (road / "two.jsonl").write_text("".join(few + hard))
+    done = icdrat("evaluate", "faithfulness", "--coder", "coder", "--notes", "corpus", "--pred", "two.jsonl", "--definition", "all", "--over", "gold", "--operator", "both", "--random", 1, "--draws", 20, "--out", "every.json", cwd=road)
+    assert done.returncode == 0, done.stderr
+    found = {s["metric"] for s in json.loads((road / "every.json").read_text())["scores"] if s["method"] == "gradient"}
+    missing = {m for m, c in CARDS.items() if c.family == "faithfulness"} - found
+    assert not missing, missing
+
+
 def test_the_page_needs_nothing_from_outside(road):
     sources = ["--source", "planted=corpus/gold.jsonl", "--source", "mention=mention.jsonl"]
     done = icdrat("view", "--notes", "corpus/notes.jsonl", *sources, "--out", "page.html", cwd=road)

@@ -14,7 +14,7 @@ import pytest
 from test_networks import CODES, NETWORKS, random_coder, random_text
 
 import icdrat.coder.local as local
-from icdrat.coder.local import distinct, hidden_tokens, local_logits, portion, touched, versions
+from icdrat.coder.local import distinct, hidden_tokens, portion, touched, versions
 from icdrat.data.exchange import ForeignFolder
 from icdrat.evaluation.cards import cards
 from icdrat.evaluation.curves import aopc, curve_inquiry, curves, scores_on
