@@ -3,8 +3,8 @@
     python benchmarks/faithfulness.py --tokens 500 2000 6000 --codes 3
 
 The protocol is that of EMC (Edin et al. 2024): fifty steps of two words from the top of a ranking and fifty from its end, for each
-code its own ranking, words masked. Two coders, PLM-ICD on MiniLM under a random head and CAML with random numbers, read one
-synthetic note of each length. Rankings are the coder's attention, and by chance; those by chance are the worst case, since each
+code its own ranking, words masked. Two coders, PLM-ICD on MiniLM under a random head and CAML with random numbers, and a trained
+PLM-ICD where one is given, read one synthetic note of each length. Rankings are the coder's attention, and by chance; those by chance are the worst case, since each
 step changes words in two different places. `emc and control` adds the twenty random rankings that stand beside the explanations.
 
 One at a time is the same coder without blocks, windows and memory: one call of the network for every question of every code.
@@ -25,7 +25,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from explainers import random_minilm, synthetic_note
 
-from icdrat.coder.base import word_vocabulary
+from icdrat.coder.base import load_coder, word_vocabulary
 from icdrat.coder.convolutional import CamlNetwork
 from icdrat.coder.network import LabelAttentionCoder
 from icdrat.data.synth import synthesise
@@ -158,19 +158,24 @@ def main():
     p.add_argument("--random", type=int, default=20, help="random rankings in the control")
     p.add_argument("--control", type=int, nargs="*", default=[], help="lengths at which PLM-ICD is measured with its control too")
     p.add_argument("--sharpness", type=float, default=1.0, help="multiplies the queries of the random head, so that attention falls on few tokens")
+    p.add_argument("--coder", type=Path, help="a folder with a trained PLM-ICD, which is measured as well")
     p.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = p.parse_args()
     args.growth = sorted({(t, 1, 1) for t in (500, 1000, 2000)} | {(500, c, 1) for c in (2, 4)} | {(500, 1, m) for m in (2, 4)})
     torch.set_num_threads(1)
     rows, grown = [], []
-    for name, coder, n_asked in (("caml", random_caml(args.known), args.asked[1]), ("plm_icd", random_minilm(args.known, args.sharpness), args.asked[0])):
+    coders = [("caml", random_caml(args.known), args.asked[1]), ("plm_icd", random_minilm(args.known, args.sharpness), args.asked[0])]
+    if args.coder:
+        coders.append(("plm_icd, trained", load_coder(args.coder), args.asked[0]))
+    for name, coder, n_asked in coders:
         codes = coder.codes[: args.codes]
         engine(coder, synthetic_note(coder, 200), {codes[0]: [np.arange(len(readable(synthetic_note(coder, 200).text)), 0.0, -1)]})  # warm
         for n in args.tokens:
             rows += [measured(name, coder, n, codes, n_asked, by) for by in ("attention", "chance")]
             if name == "caml" or n in args.control:
                 rows.append(measured(name, coder, n, codes, n_asked, "attention", args.random))
-        grown += growth(name, coder, args)
+        if name != "plm_icd, trained":
+            grown += growth(name, coder, args)
     table, grown = pd.DataFrame(rows), pd.DataFrame(grown)
     args.out.mkdir(parents=True, exist_ok=True)
     table.to_csv(args.out / "faithfulness.csv", index=False)

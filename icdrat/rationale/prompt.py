@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PROMPTS', 'MOST_PHRASES', 'CHOICES', 'LEAST', 'OVERLAP', 'LONGEST', 'BadPrompt', 'Prompt', 'load_prompt', 'form',
-           'schema', 'phrases', 'meaning', 'described', 'pieces', 'candidates', 'windows', 'marked_names', 'Shot',
-           'examples', 'choose', 'Manner', 'messages', 'NoRoom', 'Question', 'questions', 'Quote', 'Answer', 'mended',
-           'parse']
+           'schema', 'phrases', 'meaning', 'described', 'pieces', 'candidates', 'windows', 'described_below',
+           'marked_names', 'Shot', 'examples', 'choose', 'Manner', 'messages', 'NoRoom', 'Question', 'questions',
+           'Quote', 'Answer', 'mended', 'parse']
 
 # %% ../../nbs/31_rationale.prompt.ipynb #cd8ac8d6
 import json
@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Float
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from ..codes import category, description, inclusion_terms, listed
+from ..codes import category, descendants, description, inclusion_terms, listed
 from ..data.corpus import Corpus
 from .lexicon import NotTraining, names
 from .mention import keys, names_something
@@ -168,6 +168,14 @@ def windows(
         if len(found) == most: break
     return [Span(places[first][0], places[last-1][1]) for first,last in sorted(found)]
 
+# %% ../../nbs/31_rationale.prompt.ipynb #2a33db05
+@lru_cache(maxsize=4096)
+def described_below(
+    code:Code,         # any code
+) -> tuple[str, ...]:  # as a clinician may write them; none where no code is below
+    "The names of the codes below a code in the tabular list"
+    return tuple(n for below in (descendants(code) if code.system == 'icd10cm' and listed(code) else ()) for n in described(below))
+
 # %% ../../nbs/31_rationale.prompt.ipynb #f1fdc5b6
 def marked_names(
     corpus:Corpus, # the train split, with gold rationales
@@ -270,7 +278,7 @@ class Manner:
     window:int = 0                                       # sentences shown around candidate places; 0: the whole note
     places:int = 2                                       # most windows for one code
     fallback:bool = True                                 # show the whole note where a code has no candidates; False: do not ask
-    names_of:Callable[[Code], list[str]] = field(default=described, repr=False) # what candidates are found with
+    names_of:Callable[[Code], list[str]] = field(default=described, repr=False) # what candidates are found with, before the names below the code
     pool:tuple[Shot, ...] = field(default=(), repr=False) # worked examples
     n_shots:int = 0                                      # how many of them a question gets
     choose:str = 'fixed'                                 # one of `CHOICES`
@@ -329,7 +337,7 @@ def _shown(note:Note, codes:list[Code], manner:Manner) -> list[Span]:
     "The parts of a note that are shown for some codes"
     whole = [Span(0, len(note.text))] if note.text.strip() else []
     if not manner.window: return whole
-    found = [w for c in codes for w in windows(note.text, manner.names_of(c), manner.window, manner.places)]
+    found = [w for c in codes for w in windows(note.text, manner.names_of(c), manner.window, manner.places) or windows(note.text, described_below(c), manner.window, manner.places)]
     if not found: return whole if manner.fallback else []
     return found if manner.one_code else merge_spans(found)
 
