@@ -128,7 +128,7 @@ data/llm/server: settings.ini constraints.txt .venv/ready
 llm: data/llm/server
 	@$(if $(filter $(QWEN),$(GGUF)),$(BIN)/python llm/model.py $(GGUF))
 	@echo 'In another terminal:  . llm/env.sh   and then   icdrat rationales prompt …   (Ctrl-C ends the server)'
-	$(BIN)/python -m llama_cpp.server --model $(GGUF) --model_alias qwen2.5-coder-1.5b --host 127.0.0.1 --port $(LLM_PORT) --n_ctx 4096 --logits_all false --verbose false
+	$(BIN)/python -m llama_cpp.server --model $(GGUF) --model_alias qwen2.5-coder-1.5b --host 127.0.0.1 --port $(LLM_PORT) --n_ctx 4096 --logits_all false --verbose false $(LLM_ARGS)
 
 # ---- for authors: write the modules, run every library notebook, clean, write the readme ----
 notebooks: .venv/ready
