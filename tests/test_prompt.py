@@ -22,6 +22,7 @@ from icdrat.rationale.prompt import (
     candidates,
     choose,
     described,
+    described_below,
     examples,
     load_prompt,
     marked_names,
@@ -216,6 +217,15 @@ def test_too_little_room_is_named_with_its_remedy():
 
 def test_skipping_asks_only_where_there_is_a_candidate():
     assert {c for q in questions(NOTE, [A, B], Manner(one_code=True, window=2, fallback=False)) for c in q.codes} == {B}
+
+
+def test_names_below_a_category_are_looked_for_only_where_its_own_find_nothing():
+    around = Manner(one_code=True, window=1, fallback=False)
+    chest, angina = Note("n", "He slept well. Ischemic chest pain at night."), Note("n", "Angina pectoris last year. He slept well. Ischemic chest pain at night.")
+    shown = [[n.text[q.piece.start : q.piece.end] for q in questions(n, [icd("I20")], around)] for n in (chest, angina)]
+    assert shown == [["Ischemic chest pain at night."], ["Angina pectoris last year."]]
+    assert not questions(chest, [icd("I20.2")], around), "refractory angina has no codes below, and no word of its own here"
+    assert described_below(icd("I10")) == described_below(Code("icd9cm", "413")) == described_below(Code("icd10cm", "I20.77")) == ()
 
 
 def test_the_schema_allows_the_form_and_nothing_else():
