@@ -1,7 +1,7 @@
 """Ask the small model and keep what it said, in the two ways of `icdrat.rationale.record`.
 
     make llm                                       # in another terminal
-    python llm/record.py vignettes few_shot        # the first test vignettes: answers
+    python llm/record.py vignettes few_shot        # the test vignettes: answers
     python llm/record.py codiesp_en zero_shot      # the first 106 notes of CodiEsp dev in English: offsets; ICDRAT_DATA names the corpora
 
 An hour or two on two cores. Answers are kept under runs/record the moment they arrive; a run that was stopped goes on where it was.
@@ -19,7 +19,7 @@ from icdrat.data.exchange import whole_file
 from icdrat.data.vignettes import vignettes
 from icdrat.rationale.record import FIRST, RECORDS, TEACHER, WAYS, teacher_manner
 from icdrat.rationale.server import facts, quoted
-from icdrat.rationale.store import Store, write_answers, write_record
+from icdrat.rationale.store import Store, read_answers, write_answers, write_record
 
 
 def asked(name):
@@ -32,6 +32,14 @@ def asked(name):
     corpus = carve(corpus, 0.2, 0, article)
     notes = head(corpus.split("test"), FIRST[name])
     return notes, codes_among(notes, known), corpus.split("train")
+
+
+def known(store, way):
+    "What is on record already is not asked again"
+    file = RECORDS / f"vignettes.{way}.answers.jsonl.gz"
+    for asked in read_answers(file) if file.is_file() else ():
+        if asked.reply.key not in store:
+            store.put(asked.reply)
 
 
 def packed(file):
@@ -50,6 +58,8 @@ def main():
     notes, codes, train = asked(told.corpus)
     manner = teacher_manner(told.way, train)
     with Store(told.store / f"{told.corpus}.answers") as store:
+        if told.corpus == "vignettes":
+            known(store, told.way)
         found = quoted(notes.notes, codes, TEACHER, manner, store, concurrency=1, source=f"llm_{told.way}")
     print(found.grounding)
     if found.grounding.unanswered:

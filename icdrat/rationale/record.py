@@ -22,7 +22,7 @@ from ..types import BadInput, Note, Rationale
 TEACHER = Server('http://127.0.0.1:8000/v1', 'qwen2.5-coder-1.5b', timeout=600., max_tokens=300, context=4096, format='json_object_schema')
 
 WAYS  = dict(zero_shot=0, few_shot=2)         # worked examples
-FIRST = dict(vignettes=6, codiesp_en=106)    # notes of the test split that were asked about
+FIRST = dict(vignettes=28, codiesp_en=106)   # notes of the test split that were asked about
 
 class NoRecord(BadInput): "There is no such record"
 
