@@ -23,7 +23,8 @@ from tqdm import tqdm
 from ..coder.network import LabelAttentionCoder
 from ..coder.training import from_main
 from ..data.exchange import opened_folder, whole_file
-from .engine import DEFINITIONS, OVER, ROW, UnknownDefinition, UnknownPopulation, note_faithfulness
+from .cards import check_definitions
+from .engine import DEFINITIONS, OVER, ROW, UnknownPopulation, note_faithfulness
 from .faithfulness import _sorted_out
 from ..types import OPERATORS, BadInput, Code, Coder, Explanation, Note, Rationale, UnknownOperator
 
@@ -104,7 +105,7 @@ def _checked(coder, notes, rationales, explanations, gold, definitions, operator
     "Rationales and explanations by note, or the reason why not"
     if over not in OVER: raise UnknownPopulation(f"over={over!r} is not one of {', '.join(OVER)}")
     if over != 'predicted' and gold is None: raise NoGold(f"over={over!r} needs gold=…, the codes of each note by its id (`corpus.codes`); or choose over='predicted'")
-    if unknown := [d for d in definitions if d not in DEFINITIONS]: raise UnknownDefinition(f"no definition {unknown[0]!r}; there are {', '.join(DEFINITIONS)}")
+    check_definitions(definitions, DEFINITIONS)
     if unknown := [o for o in operators if o not in OPERATORS]: raise UnknownOperator(f"operator {unknown[0]!r} is not one of {', '.join(OPERATORS)}")
     hard,soft = (_sorted_out(coder, notes, said)[1] for said in (rationales, explanations))
     return {n.id:(hard.get(n.id, []), soft.get(n.id, [])) for n in notes if n.id in hard or n.id in soft}
