@@ -250,8 +250,7 @@ def check_words(
     note:Note,      # the note they point into
 ) -> Explanation:   # the same explanation
     "Refuse an explanation whose words are outside their note, empty or out of order"
-    where,(start,end) = f"{e.note_id}, {e.code}, {e.method}",e.offsets.T
-    if len(e) and end.max() > len(note): raise BadWords(f"{where}: a word ends at {end.max()}, after the note's {len(note)} characters; were offsets counted in bytes, or on another edition of the text?")
+    where,(start,end) = f"{e.note_id}, {e.code}, {e.method}",check_inside(e, note).offsets.T
     if (start >= end).any() or (start < 0).any(): raise BadWords(f"{where}: word {int(((start >= end) | (start < 0)).argmax())} has no character; leave out what stands for no text")
     if (start[1:] < end[:-1]).any(): raise BadWords(f"{where}: word {int((start[1:] < end[:-1]).argmax())+1} begins before the one before it ends; give words in reading order, without overlap")
     return e

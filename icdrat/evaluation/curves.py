@@ -13,7 +13,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from .faithfulness import Inquiry, NoControl, Questions, _answered, decision_flip, probability_lost
-from ..types import BadInput, Code, Coder, Explanation, Note, SpanOutsideNote
+from ..types import BadInput, Code, Coder, Explanation, Note, check_inside
 
 # %% ../../nbs/42a_evaluation.curves.ipynb #c5453712
 def word_scores(
@@ -34,8 +34,7 @@ def scores_on(
     offsets:Int[np.ndarray, "words 2"],   # its words
 ) -> Float[np.ndarray, "words"]:          # sums; 0 where the explanation has no word
     "The same, for a note that has all the characters the explanation speaks of"
-    if len(explanation) and (end := explanation.offsets.max()) > len(note): raise SpanOutsideNote(f"{note.id}, {explanation.code}, {explanation.method}: a word ends at {end}, after the note's {len(note)} characters; was it made on another edition of the text?")
-    return word_scores(explanation, offsets)
+    return word_scores(check_inside(explanation, note), offsets)
 
 # %% ../../nbs/42a_evaluation.curves.ipynb #05797bcb
 SHARES = (.01, .05, .1, .2, .5)
