@@ -7,7 +7,6 @@ __all__ = ['PORTION', 'DEFINITIONS', 'OVER', 'ROW', 'Interview', 'together', 'ra
            'UnknownPopulation', 'chosen', 'note_faithfulness']
 
 # %% ../../nbs/42e_evaluation.engine.ipynb #e2355c9b
-import zlib
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Iterator
 from hashlib import blake2b
@@ -17,13 +16,13 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from .cards import check_definitions
-from .curves import curve_inquiry, scores_on
+from .curves import curve_inquiry, random_rankings, scores_on
 from .emc_faithfulness import emc_inquiry
-from .faithfulness import Inquiry, NoControl, ask, control_masks, mean_inquiry, rationale_inquiry
+from .faithfulness import Inquiry, ask, mean_inquiry, rationale_inquiries
 from .ferret import ferret_inquiry
 from .naopc import naopc_inquiry
-from ..text import readable, spans_to_mask
-from ..types import OPERATORS, BadInput, Code, Coder, Explanation, Note, Rationale, check_inside, column
+from ..text import readable
+from ..types import OPERATORS, BadInput, Code, Coder, Explanation, Note, Rationale, column
 
 # %% ../../nbs/42e_evaluation.engine.ipynb #5672f2a6
 class Interview:
@@ -95,20 +94,12 @@ def note_inquiries(
     **options,                                 # `levels` and `most` of `ranking_inquiries`
 ) -> Iterator[tuple[Code, str, Inquiry]]:      # code and method
     "Everything that is asked about one note, with its controls"
-    if n_random < 1: raise NoControl(f"{n_random} random draws: a score without its control says nothing; draw at least 1")
-    offsets = readable(note.text)
+    offsets,by_chance = readable(note.text), random_rankings(note, n_random, seed)
     def ranked(code, rankings): return (mean_inquiry(same) for same in zip(*(ranking_inquiries(s, thresholds[code], definitions, **options) for s in rankings)))
-    for code,t in thresholds.items():
-        if 'eraser' in definitions and any(r.code == code for r in rationales):
-            for method,yes in (('whole_note', True), ('empty', False)): yield code, method, rationale_inquiry(np.full(len(offsets), yes), t)
+    yield from rationale_inquiries(note, rationales, thresholds if 'eraser' in definitions else {}, n_random, seed)
+    for code in thresholds:
         if any(e.code == code for e in explanations):
-            rng = np.random.default_rng([seed, zlib.crc32(note.id.encode())])
-            for i in ranked(code, [rng.random(len(offsets)) for _ in range(n_random)]): yield code, 'random', i
-    for r in rationales:
-        mask = spans_to_mask(check_inside(r, note).spans, offsets)
-        if 'eraser' not in definitions or r.code not in thresholds or not mask.any(): continue  # counted by `coverage`
-        yield r.code, r.source, rationale_inquiry(mask, thresholds[r.code])
-        yield r.code, f'random@{r.source}', rationale_inquiry(control_masks(note.id, mask, n_random, seed), thresholds[r.code])
+            for i in ranked(code, by_chance): yield code, 'random', i
     for e in explanations:
         if e.code in thresholds:
             for i in ranked(e.code, [scores_on(e, note, offsets)]): yield e.code, e.method, i
