@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SYSTEMS', 'LEVELS', 'CARDS', 'OPERATORS', 'BadInput', 'BadSpan', 'Span', 'UnknownSystem', 'Code', 'Note',
-           'UnsortedSpans', 'Rationale', 'SpanOutsideNote', 'check_inside', 'BadExplanation', 'Explanation', 'Card',
+           'UnsortedSpans', 'Rationale', 'BadExplanation', 'Explanation', 'SpanOutsideNote', 'check_inside', 'Card',
            'UnknownMetric', 'register', 'card', 'ScoreOutOfBounds', 'Score', 'UnknownOperator', 'Coder',
            'CodeNotInVocabulary', 'column']
 
@@ -77,18 +77,6 @@ class Rationale:
             if b.start < a.end: raise UnsortedSpans(f"{self.note_id}, {self.code}: span [{b.start}, {b.end}) does not come after [{a.start}, {a.end}); sort and merge them")
     def __len__(self): return len(self.spans)
 
-# %% ../nbs/00_types.ipynb #20ef7b4c
-class SpanOutsideNote(BadInput): "A span ends after its note does"
-
-def check_inside(
-    rationale:Rationale, # spans in characters
-    note:Note,           # the note they point into
-) -> Rationale:          # the same rationale
-    "Refuse a rationale that points past the end of its note"
-    if rationale.spans and (last := rationale.spans[-1]).end > len(note):
-        raise SpanOutsideNote(f"{note.id}, {rationale.code}: span [{last.start}, {last.end}) ends after the note's {len(note)} characters; were offsets counted in bytes, or on another edition of the text?")
-    return rationale
-
 # %% ../nbs/00_types.ipynb #8e899a41
 class BadExplanation(BadInput): "An explanation has one finite score per word"
 
@@ -106,6 +94,20 @@ class Explanation:
         if len(self.offsets) != len(self.scores): raise BadExplanation(f"{where}: {len(self.offsets)} words but {len(self.scores)} scores")
         if not np.isfinite(self.scores).all(): raise BadExplanation(f"{where}: a score is not a finite number")
     def __len__(self): return len(self.scores)
+
+# %% ../nbs/00_types.ipynb #20ef7b4c
+class SpanOutsideNote(BadInput): "A span or a word ends after its note does"
+
+def check_inside(
+    answer:Rationale|Explanation, # spans or words in characters
+    note:Note,                    # the note they point into
+) -> Rationale|Explanation:       # the same answer
+    "Refuse an answer that points past the end of its note"
+    if not len(answer): return answer
+    if isinstance(answer, Rationale): last = answer.spans[-1]; end,what = last.end, f": span [{last.start}, {last.end}) ends"
+    else: end = answer.offsets.max(); what = f", {answer.method}: a word ends at {end},"
+    if end > len(note): raise SpanOutsideNote(f"{note.id}, {answer.code}{what} after the note's {len(note)} characters; were offsets counted in bytes, or on another edition of the text?")
+    return answer
 
 # %% ../nbs/00_types.ipynb #d3145f89
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,13 @@ from icdrat.coder.scores import DEFINITIONS as CODING
 from icdrat.coder.scores import code_scores
 from icdrat.data.corpus import UnknownNote
 from icdrat.evaluation.anatomy import CLASSES
-from icdrat.evaluation.cards import KS, PRF, arrow, card, cards, limits, with_arrow
+from icdrat.evaluation.cards import KS, PRF, UnknownDefinition, arrow, card, cards, limits, with_arrow
 from icdrat.evaluation.codiesp import codiesp_x
 from icdrat.evaluation.definitions import (
     CHOSEN,
     HARD,
     RANKED,
     WHERE,
-    UnknownDefinition,
     all_plausibility,
     emc_boundaries,
     levels_met,

@@ -40,7 +40,7 @@ from .recipe import RECIPES, BadRecipe, Recipe, rate, with_gaps
 from .scores import code_counts, in_rank_order, list_scores, micro_curve, prf_of_counts
 from .start import evidence, positive_weights, shuffled_batches, truths, word_vectors
 from ..data.corpus import Corpus
-from ..data.exchange import ForeignFolder, whole_file
+from ..data.exchange import opened_folder, whole_file
 from ..types import BadInput, Code, Rationale
 
 # %% ../../nbs/26_coder.training.ipynb #bbd93d63
@@ -332,19 +332,8 @@ def opened(
     private:bool = False, # True: for its owner only
 ) -> dict|None:           # what `keep` wrote last; None: nothing yet
     "The state of the run that was begun in a folder, which is made if need be"
-    about,file = folder/'training.json', folder/'checkpoint.pt'
-    if about.is_file():
-        known = json.loads(about.read_text())
-        differ = [f"{k} ({v!r} there, {belongs['recipe'].get(k)!r} now)" for k,v in known['recipe'].items() if belongs['recipe'].get(k) != v]
-        differ += [k for k in belongs if k != 'recipe' and belongs[k] != known.get(k)]
-        if differ: raise OtherTraining(f"{folder}: holds a training that differs in {', '.join(differ)}; name another folder, or remove this one to start anew")
-    elif folder.exists() and (not folder.is_dir() or any(not f.name.startswith('.') for f in folder.iterdir())):
-        raise ForeignFolder(f"{folder}: is there already and holds no training.json; name another folder, or remove it yourself")
-    folder.mkdir(0o700 if private else 0o777, parents=True, exist_ok=True)
-    for rest in folder.glob('.part*'): rest.unlink()
-    if private: (folder/'.gitignore').write_text('*\n')
-    if not about.is_file():
-        with whole_file(about, private) as part: part.write_text(json.dumps(belongs, indent=1)+'\n')
+    opened_folder(folder, 'training.json', belongs, OtherTraining, private)
+    file = folder/'checkpoint.pt'
     try: return torch.load(file, map_location='cpu', weights_only=True) if file.is_file() else None
     except Exception: raise BrokenCheckpoint(f"{file}: not a whole checkpoint; remove it to start anew") from None
 

@@ -4,9 +4,12 @@
 
 # %% auto #0
 __all__ = ['PRF', 'OURS', 'ERASER', 'EMC', 'MDACE', 'CODIESP', 'ANATOMY', 'FIRST', 'FERRET', 'NAOPC', 'UNBOUNDED', 'EDIN',
-           'MULLENBACH', 'KS', 'shelve', 'UnknownFamily', 'arrow', 'with_arrow', 'cards', 'limits']
+           'MULLENBACH', 'KS', 'shelve', 'UnknownFamily', 'arrow', 'with_arrow', 'cards', 'limits', 'UnknownDefinition',
+           'check_definitions']
 
 # %% ../../nbs/40_evaluation.cards.ipynb #c3ddb58f
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 
@@ -119,3 +122,13 @@ def limits(
     low,high = card(name).bounds
     room = margin*(high - low) if np.isfinite(high - low) else 0.
     return tuple(float(end) if np.isfinite(end) else None for end in (low - room, high + room))
+
+# %% ../../nbs/40_evaluation.cards.ipynb #7883dfe3
+class UnknownDefinition(BadInput): "No definition has this name"
+
+def check_definitions(
+    asked:Iterable[str], # names
+    known:Iterable[str], # those that there are
+) -> None:
+    "Refuse a name that no definition has"
+    if unknown := [d for d in asked if d not in known]: raise UnknownDefinition(f"no definition {unknown[0]!r}; there are {', '.join(known)}")

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['HARD', 'RANKED', 'CHOSEN', 'WHERE', 'levels_met', 'span_numbers', 'text_numbers', 'score_rows', 'emc_boundaries',
-           'score_numbers', 'hard_rows', 'soft_rows', 'UnknownDefinition', 'all_plausibility', 'measure',
-           'summarise_plausibility']
+           'score_numbers', 'hard_rows', 'soft_rows', 'all_plausibility', 'measure', 'summarise_plausibility']
 
 # %% ../../nbs/44_evaluation.definitions.ipynb #02887b9e
 from collections import defaultdict
@@ -20,7 +19,7 @@ from ..bootstrap import mean, ratio
 from ..data.corpus import UnknownNote
 from .aggregate import MICRO, PAIR, Measure, micro_measure, summarise_counts
 from .anatomy import CLASSES, match_classes, tokens_of
-from .cards import FIRST, PRF
+from .cards import FIRST, PRF, check_definitions
 from .codiesp import reference_counts
 from .emc import EPSILON, Scored, best_boundary, chosen_counts, curve_counts, divergence, emc_auprc, emc_prf, entropy, gold_mask, run_recall, scored, silent, top_counts, top_iou
 from .mdace import MATCHINGS, annotations, mdace_counts, mdace_prf
@@ -192,8 +191,6 @@ def _table(blocks, kinds):
     return table.assign(curve=pd.Series(curves, dtype=object)) if curves else table
 
 # %% ../../nbs/44_evaluation.definitions.ipynb #a9535ea7
-class UnknownDefinition(BadInput): "No definition has this name"
-
 def all_plausibility(
     notes:Iterable[Note],                    # every note that is spoken of
     gold:Iterable[Rationale],                # expert rationales, one annotator a pair
@@ -211,7 +208,7 @@ def all_plausibility(
     "What each method hits and misses under every definition, one row for each pair, method, level and definition"
     gold,predicted,explanations,by_id = list(gold), list(predicted), list(explanations), {n.id:n for n in notes}
     known = *HARD,*RANKED,*CHOSEN
-    if unknown := [d for d in definitions or () if d not in known]: raise UnknownDefinition(f"no definition {unknown[0]!r}; there are {', '.join(known)}")
+    check_definitions(definitions or (), known)
     if over not in ('gold', 'union'): raise BadInput(f"over is {over!r}; choose 'gold' or 'union'")
     if lost := [e for e in explanations if e.note_id not in by_id]: raise UnknownNote(f"{lost[0].method}: an explanation for {lost[0].note_id}, {lost[0].code}, but no such note was given; leave it out or pass all notes")
     names,admission,work = definitions or known, {i:i for i in by_id} | (admissions or {}), defaultdict(lambda: ([], []))

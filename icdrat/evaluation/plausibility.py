@@ -22,6 +22,7 @@ from sklearn.metrics import auc, average_precision_score, precision_recall_curve
 from tqdm import tqdm
 
 from ..data.corpus import UnknownNote
+from .cards import check_definitions
 from ..text import merge_spans, spans_to_mask, words
 from ..types import BadInput, Explanation, Note, Rationale, check_inside
 
@@ -267,7 +268,7 @@ def plausibility(
     progress:bool = True,           # show a bar while notes are cut into words
 ) -> pd.DataFrame:                  # note_id, code, method, definition, the columns of `COUNTS`, no_gold
     "What each method hits and misses, one row for each pair, method and definition"
-    if unknown := [d for d in definitions if d not in DEFINITIONS]: raise BadInput(f"no definition {unknown[0]!r}; there are {', '.join(DEFINITIONS)}")
+    check_definitions(definitions, DEFINITIONS)
     if over not in ('gold', 'union'): raise BadInput(f"over is {over!r}; choose 'gold' or 'union'")
     by_id,units,tables = {n.id: n for n in notes}, {DEFINITIONS[d][0] for d in definitions}, []
     truth,methods = gold_spans(gold, by_id, level), pool(predicted, by_id, predicted_level)

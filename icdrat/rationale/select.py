@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 from ..data.corpus import UnknownNote
 from ..data.exchange import BrokenFile, MissingFile, whole_file
 from ..text import mark, mask_to_spans, spans_to_mask
-from ..types import BadInput, Explanation, Note, Rationale, SpanOutsideNote, check_inside
+from ..types import BadInput, Explanation, Note, Rationale, check_inside
 
 # %% ../../nbs/33_rationale.select.ipynb #f34b951d
 SIGNS = ('positive', 'size') # what a negative score means: nothing, or as much as a positive one
@@ -125,7 +125,7 @@ def gold_by_row(
     by_id,spans = {n.id:n for n in notes},defaultdict(list)
     for r in gold: spans[r.note_id, r.code] += (check_inside(r, by_id[r.note_id]) if r.note_id in by_id else r).spans
     for e in explanations:
-        if e.note_id in by_id and len(e) and e.offsets.max() > len(by_id[e.note_id]): raise SpanOutsideNote(f"{e.note_id}, {e.code}, {e.method}: a word ends after the note's {len(by_id[e.note_id])} characters; was it made on another edition of the text?")
+        if e.note_id in by_id: check_inside(e, by_id[e.note_id])
     rows = [(e, parts_of_sum(e, sign), spans_to_mask(spans[e.note_id, e.code], e.offsets)) for e in explanations if (e.note_id, e.code) in spans]
     rows = [row for row in rows if row[-1].any()]
     if not rows: raise NothingToTune(f"none of {len(explanations)} explanations has a gold word among {len(spans)} gold pairs; are they of the same notes, codes and level?")
