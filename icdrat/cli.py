@@ -444,7 +444,7 @@ def evaluate_plausibility(
             form=came.form, gold_form=marked.form, skipped=came.reasons, gold_skipped=marked.reasons, split=split, gold_level=level.value, over=over, n_notes=len(scored), n_gold=len(experts), n_gold_without_evidence=sum(not len(r) for r in experts),
             n_gold_unanswered=unanswered, n_pred=len(found), n_pred_without_evidence=sum(not len(r) for r in found), n_pred_scores=len(soft), emc_boundaries=boundaries)
     if without and not definition: print(without)
-    if unanswered: print(f"{unanswered} pairs that experts marked have no line in {pred} and count as missed; if it is about one split only, name it: --split test")
+    if unanswered: print(f"{unanswered} pairs that experts marked have no line in {pred} and {'count as missed' if found else 'are left out'}{'' if split else '; if it is about one split only, name it: --split test'}")
     if level is GoldLevel.any and len(levels) > 1: print(f"experts marked at several levels ({', '.join(levels)}), scored here as one; choose one with --gold-level")
 
 # %% ../nbs/80_cli.ipynb #a695480e
