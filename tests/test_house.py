@@ -51,6 +51,11 @@ def test_modules_are_what_the_notebooks_export(tmp_path):
     assert not different, f"edit the notebook, then run `make notebooks`: {different}"
 
 
+def test_every_line_is_read_by_the_oldest_python_and_every_import_is_used():
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "--quiet", "--target-version", "py310", "icdrat", "tests", "benchmarks", "llm"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_the_readme_is_the_front_door():
     from readme import readme
 

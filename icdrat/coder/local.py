@@ -9,7 +9,6 @@ __all__ = ['touched', 'hidden_tokens', 'remaining', 'windows', 'distinct', 'loca
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
 from .network import ALL, LabelAttentionCoder, LabelNetwork, block_parts, encoded, joined
 from ..text import readable

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Callable, Iterable, Iterator, NamedTuple
 from urllib.parse import unquote
 
-from ..codes import UnknownCode, icd, listed
+from ..codes import UnknownCode, icd
 from .annotation import BadExport, ChangedText, Contradiction, annotator, brat_code, brat_line, brat_marks, exported_tasks, region_marks, sorted_spans
 from .codiesp import KINDS
 from .corpus import Corpus, UnknownNote
@@ -224,7 +224,7 @@ def _keep(found:dict, where:str, x:Rationale|Explanation, join:Callable|None) ->
     if before[1] is x: return
     if join is None: raise BadLine(f"{where}: {x.note_id}, {x.code} was already given in {before[0].rpartition(', ')[2]}; put all its spans into one line")
     if bool(before[1].spans) != bool(x.spans): raise Contradiction(f"{where}: {x.note_id}, {x.code} is marked at level {x.level} and ticked as without evidence by {x.source!r}; undo one of them there and export again")
-    found[soft, *key] = before[0], Rationale(x.note_id, x.code, join([*before[1].spans, *x.spans]), x.source, x.level)
+    found[(soft, *key)] = before[0], Rationale(x.note_id, x.code, join([*before[1].spans, *x.spans]), x.source, x.level)
 
 def foreign_rationales(
     path:str|Path,          # of a file or folder

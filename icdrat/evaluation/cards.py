@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-import icdrat.coder.calibration  # whose cards stand on the same shelf
+import icdrat.coder.calibration  # noqa: F401  its cards stand on the same shelf
 from ..types import CARDS, OPERATORS, BadInput, Card, card, register
 
 # %% ../../nbs/40_evaluation.cards.ipynb #7db83e87

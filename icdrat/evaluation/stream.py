@@ -9,7 +9,6 @@ __all__ = ['coder_fingerprint', 'run_fingerprint', 'OtherRun', 'part_file', 'in_
 # %% ../../nbs/42f_evaluation.stream.ipynb #d593ed0d
 import hashlib
 import json
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 

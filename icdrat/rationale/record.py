@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from ..data.corpus import Corpus, head
-from ..data.exchange import MissingFile, read_lines, read_rationales
+from ..data.exchange import MissingFile, read_rationales
 from .grounding import Grounding
 from .prompt import Manner, examples
 from .server import Server, quoted
