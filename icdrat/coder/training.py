@@ -9,6 +9,7 @@ __all__ = ['STANDING', 'Batch', 'parts', 'part', 'losses', 'Material', 'Run', 'n
            'resume', 'deterministic', 'train', 'learning_curves']
 
 # %% ../../nbs/26_coder.training.ipynb #39486b4e
+import atexit
 import hashlib
 import importlib
 import json
@@ -25,6 +26,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
@@ -154,6 +156,11 @@ def accelerated(
 def leads() -> bool:
     "Whether this process is the one that writes files and shows bars"
     return PartialState(cpu=parse_flag_from_env('ACCELERATE_USE_CPU')).is_main_process
+
+@atexit.register
+def _part() -> None:
+    "Close the connection to the other processes before this one ends"
+    if dist.is_available() and dist.is_initialized(): dist.destroy_process_group()
 
 # %% ../../nbs/26_coder.training.ipynb #8c3dd009
 class GuideWithoutLoss(BadInput): "Rationales and a loss for the attention come together"
