@@ -4,8 +4,9 @@
 
 The protocol is that of EMC (Edin et al. 2024): fifty steps of two words from the top of a ranking and fifty from its end, for each
 code its own ranking, words masked. Two coders, PLM-ICD on MiniLM under a random head and CAML with random numbers, and a trained
-PLM-ICD where one is given, read one synthetic note of each length. Rankings are the coder's attention, and by chance; those by chance are the worst case, since each
-step changes words in two different places. `emc and control` adds the twenty random rankings that stand beside the explanations.
+PLM-ICD where `--coder` names one, read one synthetic note of each length. Rankings are the coder's attention, and by chance; those
+by chance are the worst case, since each step changes words in two different places. `emc and control` adds the twenty random
+rankings that stand beside the explanations.
 
 One at a time is the same coder without blocks, windows and memory: one call of the network for every question of every code.
 These calls are strictly additive, so some of them are timed and the time is scaled; `asked` says how many of how many. The numbers

@@ -37,9 +37,9 @@ def asked(name):
 def known(store, way):
     "What is on record already is not asked again"
     file = RECORDS / f"vignettes.{way}.answers.jsonl.gz"
-    for asked in read_answers(file) if file.is_file() else ():
-        if asked.reply.key not in store:
-            store.put(asked.reply)
+    for question in read_answers(file) if file.is_file() else ():
+        if question.reply.key not in store:
+            store.put(question.reply)
 
 
 def packed(file):
