@@ -37,12 +37,14 @@ endif
 export OMP_NUM_THREADS ?= 1
 
 # ---- what depends on what ----
-data       := icdrat/types.py icdrat/codes.py icdrat/text.py icdrat/bootstrap.py $(wildcard icdrat/data/*.py)
-coder      := $(data) $(wildcard icdrat/coder/*.py)
-rationale  := $(coder) $(wildcard icdrat/rationale/*.py)
-evaluation := $(rationale) $(wildcard icdrat/evaluation/*.py)
-learning   := $(evaluation) $(wildcard icdrat/learning/*.py)
-report     := icdrat/report.py
+room        = $(shell find icdrat/$1 -name '*.py')
+data       := $(wildcard icdrat/*.py) $(call room,data)
+coder      := $(data) $(call room,coder)
+rationale  := $(coder) $(call room,rationale)
+evaluation := $(rationale) $(call room,evaluation)
+learning   := $(evaluation) $(call room,learning)
+report     := icdrat/show/report.py
+shipped     = $(wildcard $(1:%=icdrat/assets/%/*))
 
 EXPERIMENTS := e1_coder e2_rationales e3_student e4_plausibility e5_faithfulness e6_corpora e7_linker e8_models e9_explainers e10_teachers
 PAPER       := tab1_methods tab2_codes tab3_corpora tab4_agreement tab5_linker tab6_models tab7_explainers tab8_groups tab9_teachers fig1_curves fig2_calibration page1_notes
@@ -52,11 +54,11 @@ $(RUNS)/e2_rationales.ipynb:   $(rationale)  $(RUNS)/e1_coder.ipynb
 $(RUNS)/e3_student.ipynb:      $(learning)   $(RUNS)/e2_rationales.ipynb
 $(RUNS)/e4_plausibility.ipynb: $(evaluation) $(RUNS)/e3_student.ipynb
 $(RUNS)/e5_faithfulness.ipynb: $(evaluation) $(RUNS)/e3_student.ipynb
-$(RUNS)/e6_corpora.ipynb:      $(data) $(report) $(wildcard icdrat/vignettes/*)
-$(RUNS)/e7_linker.ipynb:       $(evaluation) $(report) $(wildcard icdrat/vignettes/*)
+$(RUNS)/e6_corpora.ipynb:      $(data) $(report) $(call shipped,vignettes)
+$(RUNS)/e7_linker.ipynb:       $(evaluation) $(report) $(call shipped,vignettes)
 $(RUNS)/e8_models.ipynb:       $(coder)      $(RUNS)/e1_coder.ipynb
 $(RUNS)/e9_explainers.ipynb:   $(evaluation) $(RUNS)/e8_models.ipynb
-$(RUNS)/e10_teachers.ipynb:    $(evaluation) $(report) $(wildcard icdrat/vignettes/* icdrat/records/*) $(RUNS)/e2_rationales.ipynb
+$(RUNS)/e10_teachers.ipynb:    $(evaluation) $(report) $(call shipped,vignettes records) $(RUNS)/e2_rationales.ipynb
 $(RUNS)/tab1_methods.ipynb:    $(evaluation) $(report) $(RUNS)/e4_plausibility.ipynb $(RUNS)/e5_faithfulness.ipynb
 $(RUNS)/tab2_codes.ipynb:      $(evaluation) $(report) $(RUNS)/e3_student.ipynb
 $(RUNS)/tab3_corpora.ipynb:    $(report) $(RUNS)/e6_corpora.ipynb
@@ -68,7 +70,7 @@ $(RUNS)/tab8_groups.ipynb:     $(coder)      $(report) $(RUNS)/e8_models.ipynb
 $(RUNS)/tab9_teachers.ipynb:   $(evaluation) $(report) $(RUNS)/e10_teachers.ipynb
 $(RUNS)/fig2_calibration.ipynb: $(coder)     $(report) $(RUNS)/e8_models.ipynb
 $(RUNS)/fig1_curves.ipynb:     $(evaluation) $(report) $(RUNS)/e5_faithfulness.ipynb
-$(RUNS)/page1_notes.ipynb:     $(report) icdrat/marks.py icdrat/view.py icdrat/page.py $(RUNS)/e3_student.ipynb
+$(RUNS)/page1_notes.ipynb:     $(report) $(call room,show) $(RUNS)/e3_student.ipynb
 
 # ---- reproduce ----
 .PHONY: reproduce test check notebooks llm clean FORCE
@@ -76,7 +78,7 @@ $(RUNS)/page1_notes.ipynb:     $(report) icdrat/marks.py icdrat/view.py icdrat/p
 .DEFAULT_GOAL := reproduce
 
 reproduce: $(EXPERIMENTS:%=$(RUNS)/%.ipynb) $(PAPER:%=$(RUNS)/%.ipynb)
-	@$(BIN)/python -c 'from icdrat.report import what_was_made as made; print(made("$(RESULTS)"))'
+	@$(BIN)/python -c 'from icdrat.show.report import what_was_made as made; print(made("$(RESULTS)"))'
 
 run = $(BIN)/icdrat reproduce $< --out $@ -p runs=$(RUNS) -p results=$(RESULTS) $($(PROFILE).$*)
 

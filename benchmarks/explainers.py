@@ -26,9 +26,9 @@ import torch
 from icdrat.coder.base import load_coder
 from icdrat.coder.network import LabelAttentionCoder
 from icdrat.data.synth import synthesise
-from icdrat.rationale.attribution import explain, read_note
-from icdrat.rationale.perturbation import n_versions
-from icdrat.rationale.reference import FromWords, apart
+from icdrat.rationale.attribution.explain import explain, read_note
+from icdrat.rationale.attribution.perturbation import n_versions
+from icdrat.rationale.attribution.reference import FromWords, apart
 from icdrat.types import Code, Note
 
 GRADIENTS = dict(input_x_gradient={}, attingrad={}, integrated_gradients={}, gradient_shap={}, deeplift=dict(rule="gradient"))

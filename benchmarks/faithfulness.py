@@ -30,11 +30,11 @@ from icdrat.coder.base import load_coder, word_vocabulary
 from icdrat.coder.convolutional import CamlNetwork
 from icdrat.coder.network import LabelAttentionCoder
 from icdrat.data.synth import synthesise
-from icdrat.evaluation.curves import word_scores
-from icdrat.evaluation.emc_faithfulness import emc_inquiry, stepwise_masks
-from icdrat.evaluation.engine import Interview, together
-from icdrat.evaluation.faithfulness import mean_inquiry
-from icdrat.rationale.attribution import explain
+from icdrat.evaluation.faithfulness.curves import word_scores
+from icdrat.evaluation.faithfulness.emc import emc_inquiry, stepwise_masks
+from icdrat.evaluation.faithfulness.engine import Interview, together
+from icdrat.evaluation.faithfulness.inquiry import mean_inquiry
+from icdrat.rationale.attribution.explain import explain
 from icdrat.text import mask_to_spans, readable
 from icdrat.types import Code
 

@@ -18,9 +18,9 @@ import pandas as pd
 
 from icdrat.codes import icd
 from icdrat.data.codiesp import codiesp
-from icdrat.rationale.context import in_context
-from icdrat.rationale.lexicon import lexicons
-from icdrat.rationale.mention import Lexicon, Linker, find, keys
+from icdrat.rationale.mention.context import in_context
+from icdrat.rationale.mention.lexicon import lexicons
+from icdrat.rationale.mention.linker import Lexicon, Linker, find, keys
 from icdrat.types import Note
 
 RESULTS = Path(__file__).resolve().parent / "results"

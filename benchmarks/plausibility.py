@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from icdrat.evaluation.anatomy import match_classes, tokens_of
-from icdrat.evaluation.codiesp import reference_counts
-from icdrat.evaluation.definitions import HARD, all_plausibility, score_numbers, summarise_plausibility
-from icdrat.evaluation.emc import scored
-from icdrat.evaluation.mdace import MATCHINGS
-from icdrat.evaluation.plausibility import eraser_iou_counts, one_to_one_counts, soft_scores, span_counts, unit_counts
+from icdrat.evaluation.plausibility.anatomy import match_classes, tokens_of
+from icdrat.evaluation.plausibility.codiesp import reference_counts
+from icdrat.evaluation.plausibility.definitions import HARD, all_plausibility, score_numbers, summarise_plausibility
+from icdrat.evaluation.plausibility.emc import scored
+from icdrat.evaluation.plausibility.mdace import MATCHINGS
+from icdrat.evaluation.plausibility.counts import eraser_iou_counts, one_to_one_counts, soft_scores, span_counts, unit_counts
 from icdrat.types import Code, Note, Rationale, Span
 
 RESULTS = Path(__file__).resolve().parent / "results"

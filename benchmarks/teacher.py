@@ -5,7 +5,7 @@
     python benchmarks/teacher.py runs/teacher --split validation
 
 Answers are kept under the folder named, so a run that was stopped goes on; run again, it asks nothing. The teacher is tuned on the validation
-notes. Token F1 is that of `icdrat.evaluation.plausibility` against the mentions of the annotators, with a 95 % interval from a bootstrap over
+notes. Token F1 is that of `icdrat.evaluation.plausibility.counts` against the mentions of the annotators, with a 95 % interval from a bootstrap over
 notes; the difference to the whole set of switches is paired over the same notes. Results go to benchmarks/results/teacher.csv and .md.
 """
 
@@ -18,11 +18,11 @@ import pandas as pd
 from icdrat.data.corpus import head
 from icdrat.data.vignettes import vignettes
 from icdrat.evaluation.aggregate import difference, summarise_counts
-from icdrat.evaluation.plausibility import plausibility
-from icdrat.rationale.prompt import Manner, examples, load_prompt, marked_names
-from icdrat.rationale.record import teacher_manner
-from icdrat.rationale.server import facts, quoted, server
-from icdrat.rationale.store import Store, write_answers, write_record
+from icdrat.evaluation.plausibility.counts import plausibility
+from icdrat.rationale.llm.prompt import Manner, examples, load_prompt, marked_names
+from icdrat.rationale.llm.record import teacher_manner
+from icdrat.rationale.llm.server import facts, quoted, server
+from icdrat.rationale.llm.store import Store, write_answers, write_record
 
 RESULTS = Path(__file__).resolve().parent / "results"
 ALL = "all switches"

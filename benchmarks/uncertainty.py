@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 
 from icdrat.bootstrap import bootstrap_weights, interval, mean
-from icdrat.evaluation.aggregate import COUNTS, MICRO, differences, summarise_counts, summarise_means
+from icdrat.evaluation.cards import COUNTS
+from icdrat.evaluation.aggregate import MICRO, differences, summarise_counts, summarise_means
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

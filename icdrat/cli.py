@@ -238,9 +238,9 @@ def rationales_mention(
 ):
     "Mentions found by dictionaries."
     from icdrat.data.exchange import load_corpus
-    from icdrat.rationale.context import in_context, without
-    from icdrat.rationale.lexicon import lexicons
-    from icdrat.rationale.mention import Linker, as_rationales, find, write_mentions
+    from icdrat.rationale.mention.context import in_context, without
+    from icdrat.rationale.mention.lexicon import lexicons
+    from icdrat.rationale.mention.linker import Linker, as_rationales, find, write_mentions
     notes,names = load_corpus(corpus),list(dict.fromkeys(source or ['tabular']))
     asked = notes.split(split)
     codes = None if open_ else {c for cs in asked.codes.values() for c in cs}
@@ -269,7 +269,7 @@ def rationales_attribution(
     from icdrat.coder.base import load_coder
     from icdrat.data.corpus import codes_among
     from icdrat.data.exchange import load_corpus, write_explanations
-    from icdrat.rationale.attribution import chosen, explain
+    from icdrat.rationale.attribution.explain import chosen, explain
     from icdrat.rationale.select import Selection, choose, select
     notes,model,options = load_corpus(corpus),load_coder(coder),_settings(settings, '--set')
     sign = 'positive' if chosen(model, method, options).signed else None
@@ -286,7 +286,7 @@ def rationales_attribution(
 def _manner(notes, prompt:str, level:str, shots:int, choose:str, empty:bool, examples:Optional[Path], window:int, one_code:bool, names:str, skip:bool, seed:int, copied:int):
     "How notes are asked about, from the options"
     from icdrat.data.exchange import load_corpus
-    from icdrat.rationale import prompt as asking
+    from icdrat.rationale.llm import prompt as asking
     if names not in ('tabular', 'training'): raise BadInput(f"--names {names}: choose tabular or training")
     train = (load_corpus(examples) if examples else notes).split('train') if shots or names == 'training' else None
     pool = asking.examples(train, level, one_code, window, empty) if shots else ()
@@ -296,7 +296,7 @@ def _manner(notes, prompt:str, level:str, shots:int, choose:str, empty:bool, exa
 def _reported(found, out:Path, scores:Optional[Path], record:Optional[Path], answers:Optional[Path], notes, facts:dict) -> None:
     "Write what a run found, and say what became of the answers"
     from icdrat.data.exchange import write_explanations
-    from icdrat.rationale.store import write_answers, write_record
+    from icdrat.rationale.llm.store import write_answers, write_record
     _written(found.rationales, out)
     if scores: write_explanations(scores, found.explanations)
     if record: write_record(record, found.rationales, **facts)
@@ -307,8 +307,8 @@ def _reported(found, out:Path, scores:Optional[Path], record:Optional[Path], ans
 # %% ../nbs/80_cli.ipynb #53cd358b
 def _prompted(notes, out:Path, manner, draws:dict, pace:dict, options:dict, store:Path, offline:bool, batch_out:Optional[Path], batch_in:list[Path], files:dict) -> None:
     "Ask, or write a batch, or read one; then write what was found"
-    from icdrat.rationale.server import batch, facts, quoted, server
-    from icdrat.rationale.store import Store, read_batch
+    from icdrat.rationale.llm.server import batch, facts, quoted, server
+    from icdrat.rationale.llm.store import Store, read_batch
     if files['scores'] and draws['samples'] < 2: raise BadInput("--scores is the agreement of several answers; ask for them with --samples 5")
     if offline and not store.exists(): raise BadInput(f"{store}: no such store; --offline takes its answers from one, name it with --store")
     offline = offline or bool(batch_in)
@@ -386,7 +386,7 @@ def _report(scores, out:Path, title:str, draws:int, **facts) -> None:
     "Scores as one JSON file and as a table on the terminal"
     from icdrat.data.exchange import whole_file
     from icdrat.evaluation.cards import card, with_arrow  # the module that fills the shelf
-    from icdrat.report import cell
+    from icdrat.show.report import cell
     rows = [dict(r, definition=card(r['metric']).source) for r in scores.astype(object).where(scores.notna(), None).to_dict('records')]
     with whole_file(out) as part: part.write_text(json.dumps(dict(facts, interval=f"95 % percentile bootstrap over notes, {draws} resamples, seed 0", scores=rows), indent=1, ensure_ascii=False)+'\n')
     for method in dict.fromkeys(r['method'] for r in rows):
@@ -401,7 +401,7 @@ class NoBoundary(BadInput): "EMC's chosen words were asked for, and there is not
 
 def _boundaries(pred:Path, corpus, split:str|None, gold:list, soft:list) -> tuple[dict, str]:
     "EMC's boundary of each method, chosen on its scores of validation notes; what is to be said of methods without one"
-    from icdrat.evaluation.definitions import CHOSEN, emc_boundaries
+    from icdrat.evaluation.plausibility.definitions import CHOSEN, emc_boundaries
     apart = split not in (None, 'validation') # nothing is chosen on the notes that are scored
     tuning = corpus.split('validation') if apart and 'validation' in corpus.splits else None
     found = emc_boundaries(tuning.notes, [r for r in gold if r.note_id in tuning.codes], [e for e in soft if e.note_id in tuning.codes]) if tuning else {}
@@ -428,7 +428,7 @@ def evaluate_plausibility(
     draws:Draws = 2000,
 ):
     "Agreement with expert rationales, by every definition there is."
-    from icdrat.evaluation.definitions import CHOSEN, all_plausibility, summarise_plausibility
+    from icdrat.evaluation.plausibility.definitions import CHOSEN, all_plausibility, summarise_plausibility
     corpus = _read(notes)
     scored = corpus.split(split) if split else corpus
     marked,came = _came(gold, corpus, gold_form, skip_bad), _came(pred, corpus, form, skip_bad)
@@ -466,8 +466,8 @@ def evaluate_faithfulness(
     "Comprehensiveness, sufficiency and their kin under a coder, with random controls."
     from icdrat.coder.base import load_coder
     from icdrat.evaluation.aggregate import summarise_means
-    from icdrat.evaluation.faithfulness import known
-    from icdrat.evaluation.stream import DEFINITIONS, all_faithfulness
+    from icdrat.evaluation.faithfulness.inquiry import known
+    from icdrat.evaluation.faithfulness.stream import DEFINITIONS, all_faithfulness
     from icdrat.types import OPERATORS
     corpus,model = _read(notes),load_coder(coder)
     came = _came(pred, corpus, form, skip_bad)
@@ -588,8 +588,8 @@ def view_page(
     skip_bad:Skip = False,
 ):
     "Notes with the evidence of several sources side by side."
-    from icdrat.page import worst as farthest, write_page
-    from icdrat.view import led_by
+    from icdrat.show.page import worst as farthest, write_page
+    from icdrat.show.view import led_by
     if (worst or first) < 1: raise BadInput("--first and --worst are numbers of notes, 1 or more")
     corpus = _read(notes)
     columns = {}
@@ -611,7 +611,7 @@ def reproduce(
 ):
     "Run one notebook, or every experiment and paper notebook."
     from time import perf_counter
-    from icdrat.report import check_parameters, project_root, run_notebook
+    from icdrat.show.report import check_parameters, project_root, run_notebook
     if data := os.environ.get('ICDRAT_DATA'): os.environ['ICDRAT_DATA'] = str(Path(data).resolve())
     if notebook is None: raise typer.Exit(subprocess.run(['make', '-C', project_root(), 'reproduce', f'PROFILE={profile}']).returncode)
     values = _settings(parameter, '-p')

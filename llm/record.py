@@ -1,4 +1,4 @@
-"""Ask the small model and keep what it said, in the two ways of `icdrat.rationale.record`.
+"""Ask the small model and keep what it said, in the two ways of `icdrat.rationale.llm.record`.
 
     make llm                                       # in another terminal
     python llm/record.py vignettes few_shot        # the test vignettes: answers
@@ -17,9 +17,9 @@ from icdrat.data.codiesp import article, codiesp, with_silver
 from icdrat.data.corpus import carve, codes_among, head, to_level, vocabulary
 from icdrat.data.exchange import whole_file
 from icdrat.data.vignettes import vignettes
-from icdrat.rationale.record import FIRST, RECORDS, TEACHER, WAYS, teacher_manner
-from icdrat.rationale.server import facts, quoted
-from icdrat.rationale.store import Store, read_answers, write_answers, write_record
+from icdrat.rationale.llm.record import FIRST, RECORDS, TEACHER, WAYS, teacher_manner
+from icdrat.rationale.llm.server import facts, quoted
+from icdrat.rationale.llm.store import Store, read_answers, write_answers, write_record
 
 
 def asked(name):

@@ -8,7 +8,7 @@ from threading import Lock, Thread
 import pytest
 
 from icdrat.codes import icd
-from icdrat.rationale.server import Server, prompt
+from icdrat.rationale.llm.server import Server, prompt
 from icdrat.types import Note
 
 TEXT = "Known hemoptysis.\r\nT2DM since 2001, T2DM worse. Disnea náuseas 🙂."

@@ -5,25 +5,8 @@ import pandas as pd
 import pytest
 
 from icdrat.bootstrap import mean
-from icdrat.evaluation.aggregate import (
-    COUNTS,
-    MICRO,
-    BadPValue,
-    BadTable,
-    NothingShared,
-    UnequalNotes,
-    UnknownMethod,
-    approximate_randomisation,
-    benjamini_hochberg,
-    difference,
-    effect_size,
-    f1,
-    p_value,
-    precision,
-    recall,
-    summarise_counts,
-    summarise_means,
-)
+from icdrat.evaluation.cards import COUNTS
+from icdrat.evaluation.aggregate import MICRO, BadPValue, BadTable, NothingShared, UnequalNotes, UnknownMethod, approximate_randomisation, benjamini_hochberg, difference, effect_size, f1, p_value, precision, recall, summarise_counts, summarise_means
 from icdrat.types import BadInput
 
 

@@ -11,11 +11,11 @@ from icdrat.coder.base import WordVocabulary
 from icdrat.coder.convolutional import CamlNetwork
 from icdrat.coder.network import LabelAttention, LabelAttentionCoder, LabelCrossAttention, LabelNetwork
 from icdrat.coder.plm import PlmNetwork
-from icdrat.rationale.attribution import (
+from icdrat.rationale.attribution.explain import (
     METHODS, NoCodesFor, UnknownMethod, UnknownOption, WrongCoder, attention, explain, label_attention, method, methods, read_note,
 )
-from icdrat.rationale.gradients import DoesNotAddUp, embedded, walk
-from icdrat.rationale.perturbation import Question
+from icdrat.rationale.attribution.gradients import DoesNotAddUp, embedded, walk
+from icdrat.rationale.attribution.perturbation import Question
 from icdrat.text import slices
 from icdrat.types import Code, CodeNotInVocabulary, Note, Span
 

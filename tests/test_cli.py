@@ -203,7 +203,7 @@ def test_scores_of_validation_notes_set_the_boundary_of_the_words_that_are_chose
     found = json.loads((road / "both.json").read_text())
     assert list(found["emc_boundaries"]) == ["input_x_gradient"] and {"emc/f1", "emc/span_recall", "emc/n_chosen"} <= {s["metric"] for s in found["scores"]}
     from icdrat.data.exchange import load_corpus, read_explanations
-    from icdrat.evaluation.definitions import emc_boundaries
+    from icdrat.evaluation.plausibility.definitions import emc_boundaries
 
     tuning = load_corpus(road / "corpus").split("validation")
     assert found["emc_boundaries"] == emc_boundaries(tuning.notes, tuning.gold, [e for e in read_explanations(road / "both.jsonl") if e.note_id in tuning.codes])

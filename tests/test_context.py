@@ -7,8 +7,8 @@ import pytest
 from icdrat.codes import icd
 from icdrat.data.codiesp import denied_after, denied_before
 from icdrat.data.vignettes import traps, vignettes
-from icdrat.rationale.context import CONTEXTS, NoTriggers, family_sections, flags, in_context, triggers, without
-from icdrat.rationale.mention import Linker, Mention, find, lexicon
+from icdrat.rationale.mention.context import CONTEXTS, NoTriggers, family_sections, flags, in_context, triggers, without
+from icdrat.rationale.mention.linker import Linker, Mention, find, lexicon
 from icdrat.types import BadInput, Note, Span
 
 GOUT = icd("M10.9")

@@ -8,10 +8,10 @@ from icdrat.coder.calibration import calibration_scores
 from icdrat.coder.scores import DEFINITIONS as CODING
 from icdrat.coder.scores import code_scores
 from icdrat.data.corpus import UnknownNote
-from icdrat.evaluation.anatomy import CLASSES
+from icdrat.evaluation.plausibility.anatomy import CLASSES
 from icdrat.evaluation.cards import KS, PRF, UnknownDefinition, arrow, card, cards, limits, with_arrow
-from icdrat.evaluation.codiesp import codiesp_x
-from icdrat.evaluation.definitions import (
+from icdrat.evaluation.plausibility.codiesp import codiesp_x
+from icdrat.evaluation.plausibility.definitions import (
     CHOSEN,
     HARD,
     RANKED,
@@ -23,10 +23,12 @@ from icdrat.evaluation.definitions import (
     score_rows,
     summarise_plausibility,
 )
-from icdrat.evaluation.emc import chosen_counts, curve_counts, emc_auprc, emc_prf, gold_mask
-from icdrat.evaluation.mdace import annotations, mdace_counts, mdace_prf
-from icdrat.evaluation.plausibility import COUNTS, DEFINITIONS, NoRationale, RepeatedRationale, eraser_iou_macro, eraser_macro, gold_spans, plausibility, ranking_areas, soft_plausibility, soft_scores
-from icdrat.evaluation.stream import all_faithfulness
+from icdrat.evaluation.plausibility.emc import chosen_counts, curve_counts, emc_auprc, emc_prf, gold_mask
+from icdrat.evaluation.plausibility.mdace import annotations, mdace_counts, mdace_prf
+from icdrat.evaluation.cards import COUNTS
+from icdrat.evaluation.plausibility.counts import DEFINITIONS, NoRationale, eraser_iou_macro, eraser_macro, gold_spans, plausibility, ranking_areas, soft_plausibility, soft_scores
+from icdrat.types import RepeatedRationale
+from icdrat.evaluation.faithfulness.stream import all_faithfulness
 from icdrat.text import mark, mask_to_spans, words
 from icdrat.types import BadInput, Code, Explanation, Note, Rationale, Span
 

@@ -17,13 +17,14 @@ import icdrat.coder.local as local
 from icdrat.coder.local import distinct, hidden_tokens, portion, touched, versions
 from icdrat.data.exchange import ForeignFolder
 from icdrat.evaluation.cards import cards
-from icdrat.evaluation.curves import aopc, curve_inquiry, curves, scores_on
-from icdrat.evaluation.emc_faithfulness import emc_faithfulness, emc_inquiry
-from icdrat.evaluation.engine import DEFINITIONS, OVER, PORTION, Interview, note_faithfulness, note_inquiries, together
-from icdrat.evaluation.faithfulness import ask, concluded, faithfulness, rationale_inquiry
-from icdrat.evaluation.ferret import ferret_inquiry
-from icdrat.evaluation.naopc import naopc_inquiry
-from icdrat.evaluation.stream import NoGold, OtherRun, all_faithfulness, dealt, read_parts
+from icdrat.evaluation.faithfulness.curves import aopc, curve_inquiry, curves, scores_on
+from icdrat.evaluation.faithfulness.emc import emc_faithfulness, emc_inquiry
+from icdrat.evaluation.faithfulness.engine import DEFINITIONS, OVER, PORTION, Interview, note_faithfulness, note_inquiries, together
+from icdrat.evaluation.faithfulness.inquiry import ask, concluded
+from icdrat.evaluation.faithfulness.eraser import faithfulness, rationale_inquiry
+from icdrat.evaluation.faithfulness.ferret import ferret_inquiry
+from icdrat.evaluation.faithfulness.naopc import naopc_inquiry
+from icdrat.evaluation.faithfulness.stream import NoGold, OtherRun, all_faithfulness, dealt, read_parts
 from icdrat.text import mark, mask_to_spans, readable, spans_to_mask
 from icdrat.types import OPERATORS, Explanation, Note
 

@@ -7,27 +7,10 @@ import pandas as pd
 import pytest
 
 from icdrat.data.corpus import UnknownNote
-from icdrat.evaluation.curves import SHARES, BadShares, aopc, curves, top_masks, word_scores
-from icdrat.evaluation.faithfulness import (
-    EmptyRationale,
-    NoControl,
-    OtherNote,
-    Questions,
-    RepeatedRationale,
-    ReservedName,
-    UnknownOperator,
-    ask,
-    comprehensiveness,
-    control_masks,
-    coverage,
-    faithfulness,
-    known,
-    probability_lost,
-    random_masks,
-    random_rationales,
-    run_lengths,
-    sufficiency,
-)
+from icdrat.evaluation.faithfulness.curves import SHARES, BadShares, aopc, curves, top_masks, word_scores
+from icdrat.evaluation.faithfulness.eraser import EmptyRationale, NoControl, UnknownOperator, comprehensiveness, control_masks, faithfulness, random_masks, random_rationales, run_lengths, sufficiency
+from icdrat.evaluation.faithfulness.inquiry import OtherNote, Questions, ReservedName, ask, coverage, known, probability_lost
+from icdrat.types import RepeatedRationale
 from icdrat.text import blank, mark, mask_to_spans, spans_to_mask, words
 from icdrat.types import Code, CodeNotInVocabulary, Explanation, Note, Rationale, Span, SpanOutsideNote
 

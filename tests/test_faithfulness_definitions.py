@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 from scipy.stats import kendalltau
 
-from icdrat.evaluation.curves import SHARES, curve_inquiry, top_masks
-from icdrat.evaluation.emc_faithfulness import NothingPredicted, emc_inquiry, emc_means, feature_scores, roberta_words, share_lost, stepwise_masks
-from icdrat.evaluation.faithfulness import concluded, decision_flip, mean_inquiry, rationale_inquiry
-from icdrat.evaluation.ferret import ferret_inquiry, level_masks, tau_loo
-from icdrat.evaluation.naopc import area, beam_search, limit, naopc_inquiry, normalised_area, steps, subsets
+from icdrat.evaluation.faithfulness.curves import SHARES, curve_inquiry, top_masks
+from icdrat.evaluation.faithfulness.emc import NothingPredicted, emc_inquiry, emc_means, feature_scores, roberta_words, share_lost, stepwise_masks
+from icdrat.evaluation.faithfulness.inquiry import concluded, mean_inquiry
+from icdrat.evaluation.faithfulness.eraser import decision_flip, rationale_inquiry
+from icdrat.evaluation.faithfulness.ferret import ferret_inquiry, level_masks, tau_loo
+from icdrat.evaluation.faithfulness.naopc import area, beam_search, limit, naopc_inquiry, normalised_area, steps, subsets
 
 
 def random_answer(seed, n=8):

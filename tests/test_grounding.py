@@ -7,8 +7,8 @@ import pytest
 from misbehaving import GOOD, NOTE, TEXT, A, B
 
 from icdrat.data.vignettes import vignettes
-from icdrat.rationale.grounding import THRESHOLD, agreement, fuzzy, ground, locate, majority, place, plain
-from icdrat.rationale.prompt import Quote
+from icdrat.rationale.llm.grounding import THRESHOLD, agreement, fuzzy, ground, locate, majority, place, plain
+from icdrat.rationale.llm.prompt import Quote
 from icdrat.text import sentences, words
 from icdrat.types import Note, Span
 

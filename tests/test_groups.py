@@ -7,8 +7,9 @@ import pytest
 from icdrat.data.codiesp import all_negated, codiesp, negated
 from icdrat.data.corpus import UnknownNote
 from icdrat.data.vignettes import vignettes
-from icdrat.evaluation.aggregate import COUNTS, BadTable, UnknownMethod, benjamini_hochberg, difference, differences, intervals, per_note_sums, summarise_counts, summarise_means
-from icdrat.evaluation.definitions import all_plausibility, measure, summarise_plausibility
+from icdrat.evaluation.cards import COUNTS
+from icdrat.evaluation.aggregate import BadTable, UnknownMethod, benjamini_hochberg, difference, differences, intervals, per_note_sums, summarise_counts, summarise_means
+from icdrat.evaluation.plausibility.definitions import all_plausibility, measure, summarise_plausibility
 from icdrat.evaluation.groups import ASSERTED, BEFORE_HEADINGS, DENIED, NOWHERE, PARTLY, SECTIONS, NoGroup, by_group, code_bands, code_chapters, denial, evidence_sections, note_lengths, sections
 from icdrat.evaluation.seeds import UnequalSeeds, over_seeds, with_spread
 from icdrat.bootstrap import interval, mean

@@ -1,4 +1,4 @@
-"The rules of the house: modules come from notebooks, imports go one way, notebooks read like texts."
+"The rules of the house: folders are the architecture, imports go one way, notebooks read like texts."
 
 import ast
 import json
@@ -11,13 +11,30 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LIBRARY = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
-RUN = sorted((ROOT / "nbs" / "experiments").glob("*.ipynb")) + sorted((ROOT / "nbs" / "paper").glob("*.ipynb"))
-MODULES = sorted(p for p in (ROOT / "icdrat").rglob("*.py") if p.name not in ("__init__.py", "_modidx.py"))
+NBS = ROOT / "nbs"
+RUN = sorted((NBS / "experiments").glob("*.ipynb")) + sorted((NBS / "paper").glob("*.ipynb"))
+LIBRARY = sorted(p for p in NBS.rglob("[0-9]*.ipynb") if p not in RUN and ".ipynb_checkpoints" not in p.parts)
+BY_HAND = ("__init__.py", "_modidx.py")
+MODULES = sorted(p for p in (ROOT / "icdrat").rglob("*.py") if p.name not in BY_HAND)
 
-# each layer may import from those before it
-LAYERS = [("types",), ("codes", "text", "bootstrap"), ("data",), ("coder",), ("rationale",), ("evaluation",), ("learning",), ("report",), ("marks", "view", "page"), ("cli",)]
+# each layer may import from itself and from those before it; the longest name that fits a module decides
+LAYERS = [
+    ("types",),
+    ("resources", "codes", "text", "bootstrap"),
+    ("data",),
+    ("coder",),
+    ("rationale.select", "rationale.attribution", "rationale.mention"),
+    ("rationale.llm",),
+    ("evaluation.cards",),
+    ("evaluation.aggregate", "evaluation.groups", "evaluation.seeds"),
+    ("evaluation.plausibility",),
+    ("evaluation.faithfulness",),
+    ("learning",),
+    ("show",),
+    ("front", "cli"),
+]
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
+APART = [("rationale.attribution", "rationale.mention"), ("rationale.select", "rationale.mention"), ("rationale.select", "rationale.attribution")]
 
 
 def cells(notebook):
@@ -32,93 +49,167 @@ def exported(notebook):
     return [source(c) for c in cells(notebook) if c["cell_type"] == "code" and re.search(r"^#\|\s*export", source(c), re.M)]
 
 
+def visible(notebook):
+    "The code that a reader sees beside what is exported"
+    return [c for c in cells(notebook) if c["cell_type"] == "code" and not source(c).startswith("#|")]
+
+
 def lines_of_code(text):
     return [line for line in text.splitlines() if line.strip() and not line.startswith("#|")]
 
 
-def by_name(paths):
-    return pytest.mark.parametrize("path", paths, ids=[p.stem for p in paths])
+def module_name(path):
+    return ".".join(path.relative_to(ROOT / "icdrat").with_suffix("").parts)
+
+
+def room_of(module):
+    "The layer's name that a module lives under"
+    fits = [room for room in HEIGHT if module == room or module.startswith(room + ".")]
+    assert fits, f"{module} is in no layer; give it one in LAYERS"
+    return max(fits, key=len)
+
+
+def by_path(paths):
+    return pytest.mark.parametrize("path", paths, ids=[str(p.relative_to(ROOT).with_suffix("")) for p in paths])
+
+
+def imports(path):
+    "What a module takes from this package: module, names"
+    package = ["icdrat", *path.relative_to(ROOT / "icdrat").parent.parts]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            parts = package[: len(package) - node.level + 1] if node.level else []
+            parts += (node.module or "").split(".") if node.module else []
+            if parts[0] == "icdrat" and len(parts) > 1:
+                yield ".".join(parts[1:]), [a.name for a in node.names]
+
+
+# ---- folders ----
+
+
+def test_every_module_has_its_notebook_at_the_same_path():
+    numbered = {p.relative_to(NBS): p for p in LIBRARY}
+    bare = [p.parent / re.sub(r"^\d\d_", "", p.name) for p in numbered]
+    assert all(re.match(r"\d\d_", p.name) for p in numbered), "two digits give the reading order"
+    assert sorted(p.with_suffix("").as_posix() for p in bare) == sorted(module_name(m).replace(".", "/") for m in MODULES)
+    for p in numbered.values():
+        [declared] = re.findall(r"^#\|\s*default_exp (\S+)", source(cells(p)[0]), re.M)
+        assert declared.replace(".", "/") == (p.relative_to(NBS).parent / p.stem[3:]).as_posix()
 
 
 def test_modules_are_what_the_notebooks_export(tmp_path):
-    shutil.copytree(ROOT / "nbs", tmp_path / "nbs")
+    shutil.copytree(NBS, tmp_path / "nbs")
     shutil.copy(ROOT / "settings.ini", tmp_path)
-    script = "from pathlib import Path; from nbdev.export import nb_export\nfor nb in sorted(Path('nbs').glob('[0-9]*.ipynb')): nb_export(str(nb), lib_path='icdrat')"
+    script = """
+from pathlib import Path
+from nbdev.export import nb_export
+for nb in sorted(Path('nbs').rglob('[0-9]*.ipynb')):
+    nb_export(str(nb), lib_path='icdrat')
+"""
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
-    made = {p.relative_to(tmp_path): p for p in (tmp_path / "icdrat").rglob("*.py") if p.name not in ("__init__.py", "_modidx.py")}
-    assert sorted(made) == sorted(p.relative_to(ROOT) for p in MODULES), "a module without a notebook, or a notebook without its module; run `make notebooks`"
+    made = {p.relative_to(tmp_path): p for p in (tmp_path / "icdrat").rglob("*.py") if p.name not in BY_HAND}
+    assert sorted(made) == sorted(p.relative_to(ROOT) for p in MODULES), "run `make notebooks`"
     different = [str(name) for name, p in made.items() if p.read_text() != (ROOT / name).read_text()]
     assert not different, f"edit the notebook, then run `make notebooks`: {different}"
 
 
-def test_every_line_is_read_by_the_oldest_python_and_every_import_is_used():
-    done = subprocess.run([sys.executable, "-m", "ruff", "check", "--quiet", "--target-version", "py310", "icdrat", "tests", "benchmarks", "llm"], cwd=ROOT, capture_output=True, text=True)
+@by_path(MODULES)
+def test_imports_go_one_way(path):
+    room = room_of(module_name(path))
+    for module, names in imports(path):
+        other = room_of(module)
+        assert HEIGHT[other] <= HEIGHT[room], f"{room} imports {other}, which stands above it"
+        assert (room, other) not in APART and (other, room) not in APART, f"{room} and {other} are apart"
+        assert "*" not in names, "name what you import"
+        private = [n for n in names if n.startswith("_") and not n.startswith("__")]
+        assert not private, f"{private[0]} is private to {module}; make it public or move the caller"
+
+
+# ---- code ----
+
+
+def test_every_line_is_read_by_the_oldest_python_is_short_and_every_import_is_used():
+    words = [sys.executable, "-m", "ruff", "check", "--quiet", "--target-version", "py310"]
+    done = subprocess.run([*words, "icdrat", "tests", "benchmarks", "llm"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_readme_is_the_front_door():
-    from readme import readme
-
-    assert (ROOT / "README.md").read_text(encoding="utf-8") == readme(), "README.md comes from nbs/index.ipynb; run `make notebooks`"
-
-
-@by_name(MODULES)
-def test_imports_go_one_way(path):
-    room = path.relative_to(ROOT / "icdrat").parts[0].removesuffix(".py")
-    package = ["icdrat", *path.relative_to(ROOT / "icdrat").parent.parts]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if not isinstance(node, ast.ImportFrom):
-            continue
-        parts = (package[: len(package) - node.level + 1] if node.level else []) + (node.module or "").split(".")
-        if parts[0] == "icdrat" and len(parts) > 1:
-            assert HEIGHT[parts[1]] <= HEIGHT[room], f"{room} imports {parts[1]}, which stands above it"
-        assert all(a.name != "*" for a in node.names), "name what you import"
+@by_path(MODULES)
+def test_a_docstring_explains_every_public_function(path):
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{path.name}: {node.name} has no docstring"
 
 
-@by_name(LIBRARY)
+# ---- notebooks ----
+
+
+@by_path(LIBRARY)
 def test_a_library_notebook_reads_like_a_text(path):
     code = exported(path)
     prose = sum(len(source(c).split()) for c in cells(path) if c["cell_type"] == "markdown")
     n_lines = sum(len(lines_of_code(c)) for c in code)
     assert len(cells(path)) <= 80
     assert max(len(c.splitlines()) for c in code) <= 41, "an exported cell is over 40 lines"
-    assert prose / n_lines >= 2, f"{prose} words of prose for {n_lines} exported lines"
+    assert prose / n_lines >= 3, f"{prose} words of prose for {n_lines} exported lines"
     assert path.stat().st_size < 300_000
-    assert sum("import" in c.split("\n", 2)[1] and "\ndef " not in c and "\nclass " not in c for c in code) <= 1, "one cell of imports"
+    bare = [c for c in code if "import" in c.split("\n", 2)[1] and "\ndef " not in c and "\nclass " not in c]
+    assert len(bare) <= 1, "one cell of imports"
 
 
-@by_name(LIBRARY)
+@by_path(LIBRARY)
+def test_a_library_notebook_shows_what_it_does(path):
+    code = visible(path)
+    shown = sum(bool(c["outputs"]) for c in code)
+    assert shown >= 0.4 * len(code), f"{shown} of {len(code)} visible code cells show something; four of ten must"
+
+
+@by_path(LIBRARY + RUN + sorted(NBS.rglob("index.ipynb")))
+def test_no_line_of_a_notebook_s_code_is_long(path):
+    code = [source(c) for c in cells(path) if c["cell_type"] == "code"]
+    long = [line for c in code for line in c.splitlines() if len(line) > 120]
+    assert not long, f"{len(long)} lines over 120 characters, the first: {long[0][:60]} …"
+
+
+@by_path(LIBRARY)
 def test_every_exported_function_is_used_in_the_open(path):
-    shown = "\n".join(source(c) for c in cells(path) if c["cell_type"] == "code" and not source(c).startswith("#|"))
-    rest = re.sub(r"^@.*\.command\(.*\ndef \w+", "", "\n".join(exported(path)), flags=re.M)  # commands are shown by their words
+    shown = "\n".join(source(c) for c in visible(path))
+    commands = r"^@.*\.command\((?:.|\n)*?\ndef \w+"  # commands are shown by their words
+    rest = re.sub(commands, "", "\n".join(exported(path)), flags=re.M)
     for name in re.findall(r"^(?:def|class) ([a-z]\w+)", rest, re.M):
         assert re.search(rf"\b{name}\b", shown), f"{name} is exported but never shown"
 
 
-@by_name(RUN)
+@by_path(RUN)
 def test_a_run_notebook_declares_its_parameters_and_holds_no_output(path):
     tagged = [c for c in cells(path) if "parameters" in c["metadata"].get("tags", [])]
     assert len(tagged) == 1, "exactly one cell is tagged parameters"
     names = [line for line in source(tagged[0]).splitlines() if line.strip()]
     assert 2 <= len(names) <= 10
     assert all(re.fullmatch(r"\w+\s*=\s*[^#]+#.+", line) for line in names), "flat names, each with a comment"
-    assert all(not c.get("outputs") and c.get("execution_count") is None for c in cells(path) if c["cell_type"] == "code")
+    code = [c for c in cells(path) if c["cell_type"] == "code"]
+    assert all(not c.get("outputs") and c.get("execution_count") is None for c in code)
+
+
+# ---- what stands beside them ----
+
+
+def test_the_readme_is_the_front_door():
+    from readme import readme
+
+    made = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert made == readme(), "README.md comes from nbs/index.ipynb; run `make notebooks`"
 
 
 def test_the_makefile_runs_every_experiment_and_paper_notebook():
-    make = (ROOT / "Makefile").read_text()
-    listed = re.search(r"^EXPERIMENTS := (.*)$", make, re.M)[1].split() + re.search(r"^PAPER\s+:= (.*)$", make, re.M)[1].split()
-    assert sorted(listed) == sorted(p.stem for p in RUN)
+    make = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    lists = [re.search(rf"^{name}\s+:= (.*)$", make, re.M)[1].split() for name in ("EXPERIMENTS", "PAPER")]
+    assert sorted(lists[0] + lists[1]) == sorted(p.stem for p in RUN)
 
 
 def test_committed_results_are_small_and_hold_no_text_of_notes():
-    kept = subprocess.run(["git", "ls-files", "results"], cwd=ROOT, capture_output=True, text=True).stdout.split()
-    assert all(name.startswith("results/smoke/") and Path(name).suffix in (".csv", ".md", ".tex", ".svg") for name in kept)
+    done = subprocess.run(["git", "ls-files", "results"], cwd=ROOT, capture_output=True, text=True)
+    kept = done.stdout.split()
+    kinds = (".csv", ".md", ".tex", ".svg")
+    assert all(name.startswith("results/smoke/") and Path(name).suffix in kinds for name in kept)
     assert sum((ROOT / name).stat().st_size for name in kept) < 200_000
-
-
-def test_a_docstring_explains_every_public_function():
-    for path in MODULES:
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
-                assert ast.get_docstring(node), f"{path.name}: {node.name} has no docstring"

@@ -8,10 +8,10 @@ import pytest
 
 from icdrat.codes import category, icd
 from icdrat.data.exchange import BadLine, BrokenFile, MissingFile
-from icdrat.rationale.index import coded, entries, heads, index_names, names_of, part, readings, resolve
-from icdrat.rationale.lexicon import SOURCES, EmptySource, UnknownSource, abbreviation_lexicon, fewest, kept, lexicons, names, source_file
-from icdrat.rationale.mention import Linker, find, lexicon, term_of
-from icdrat.rationale.vocabulary import doid_names, expansions, snomed_ids, snomed_names, table, umls_ids, umls_names
+from icdrat.rationale.mention.index import coded, entries, heads, index_names, names_of, part, readings, resolve
+from icdrat.rationale.mention.lexicon import SOURCES, EmptySource, UnknownSource, abbreviation_lexicon, fewest, kept, lexicons, names, source_file
+from icdrat.rationale.mention.linker import Linker, find, lexicon, term_of
+from icdrat.rationale.mention.vocabulary import doid_names, expansions, snomed_ids, snomed_names, table, umls_ids, umls_names
 from icdrat.types import BadInput, Note
 
 INDEX = """<?xml version="1.0" encoding="utf-8"?>

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from icdrat.data.vignettes import vignettes
-from icdrat.rationale.prompt import Manner, examples
-from icdrat.rationale.server import Server, quoted
+from icdrat.rationale.llm.prompt import Manner, examples
+from icdrat.rationale.llm.server import Server, quoted
 
 ROOT = Path(__file__).resolve().parents[1]
 GGUF = Path(os.environ.get("ICDRAT_LLM_GGUF", ROOT / "data/llm/qwen2.5-coder-1.5b-instruct-q4_k_m.gguf"))

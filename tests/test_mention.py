@@ -8,8 +8,8 @@ import pytest
 
 from icdrat.codes import category, icd, parent
 from icdrat.data.corpus import build
-from icdrat.rationale.lexicon import NoEvidence, NotTraining, names, reliable, tabular_lexicon, training_lexicon
-from icdrat.rationale.mention import (
+from icdrat.rationale.mention.lexicon import NoEvidence, NotTraining, names, reliable, tabular_lexicon, training_lexicon
+from icdrat.rationale.mention.linker import (
     LINKS,
     Lexicon,
     Linker,

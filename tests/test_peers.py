@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import auc
 
-from icdrat.evaluation.anatomy import CLASSES, WINDOW, gold_runs, match_classes, tokens_of
+from icdrat.evaluation.plausibility.anatomy import CLASSES, WINDOW, gold_runs, match_classes, tokens_of
 from icdrat.evaluation.cards import FIRST
-from icdrat.evaluation.codiesp import codiesp_codes, codiesp_x, covered, hull, reference_counts
-from icdrat.evaluation.distributions import answer_divergence, entropy_difference
-from icdrat.evaluation.emc import (
+from icdrat.evaluation.plausibility.codiesp import codiesp_codes, codiesp_x, covered, hull, reference_counts
+from icdrat.evaluation.plausibility.distributions import answer_divergence, entropy_difference
+from icdrat.evaluation.plausibility.emc import (
     CHOICES,
     WHOLE,
     BadRows,
@@ -26,7 +26,7 @@ from icdrat.evaluation.emc import (
     top_counts,
     top_iou,
 )
-from icdrat.evaluation.mdace import MATCHINGS, Annotation, UnknownText, mdace_counts, mdace_prf, merged, tokens, trimmed
+from icdrat.evaluation.plausibility.mdace import MATCHINGS, Annotation, UnknownText, mdace_counts, mdace_prf, merged, tokens, trimmed
 
 # explainable medical coding
 

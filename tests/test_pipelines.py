@@ -5,8 +5,8 @@ from types import SimpleNamespace as Made
 import pytest
 
 from icdrat.codes import icd
-from icdrat.rationale.mention import as_rationales
-from icdrat.rationale.pipelines import OtherText, codes_for, from_medcat, from_spacy
+from icdrat.rationale.mention.linker import as_rationales
+from icdrat.rationale.mention.pipelines import OtherText, codes_for, from_medcat, from_spacy
 from icdrat.types import BadInput, Note
 
 NOTE = Note("n", "🙂 Gout? No gout. Ménière disease")

@@ -7,29 +7,9 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from icdrat.data.corpus import UnknownNote
 from icdrat.evaluation.cards import PRF, UnknownFamily, arrow, card, cards, with_arrow
-from icdrat.evaluation.plausibility import (
-    COUNTS,
-    DEFINITIONS,
-    NoRationale,
-    RepeatedRationale,
-    SeveralAnnotators,
-    eraser_iou_counts,
-    eraser_iou_macro,
-    eraser_macro,
-    eraser_soft,
-    in_words,
-    iou,
-    metric_name,
-    micro,
-    one_to_one_counts,
-    overlapping,
-    plausibility,
-    prf,
-    soft_plausibility,
-    soft_scores,
-    span_counts,
-    unit_counts,
-)
+from icdrat.evaluation.cards import COUNTS, metric_name
+from icdrat.evaluation.plausibility.counts import DEFINITIONS, NoRationale, SeveralAnnotators, eraser_iou_counts, eraser_iou_macro, eraser_macro, eraser_soft, in_words, iou, micro, one_to_one_counts, overlapping, plausibility, prf, soft_plausibility, soft_scores, span_counts, unit_counts
+from icdrat.types import RepeatedRationale
 from icdrat.text import char_mask, mark, mask_to_spans, spans_to_mask, words
 from icdrat.types import BadInput, Code, Explanation, Note, Rationale, Span, SpanOutsideNote
 

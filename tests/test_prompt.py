@@ -9,8 +9,8 @@ from misbehaving import GOOD, NOTE, TEXT, A, B, llm  # noqa: F401  `llm` is used
 from icdrat.codes import icd
 from icdrat.data.corpus import build
 from icdrat.data.vignettes import vignettes
-from icdrat.rationale.lexicon import NotTraining
-from icdrat.rationale.prompt import (
+from icdrat.rationale.mention.lexicon import NotTraining
+from icdrat.rationale.llm.prompt import (
     CHOICES,
     LEAST,
     PROMPTS,
@@ -68,13 +68,6 @@ def test_a_slip_in_a_prompt_is_named(change, match, tmp_path):
     (tmp_path / "mine.txt").write_text((PROMPTS / "quotes.txt").read_text(encoding="utf-8").replace(*change), encoding="utf-8")
     with pytest.raises(BadPrompt, match=match):
         load_prompt(tmp_path / "mine.txt")
-
-
-def test_the_prompts_travel_with_the_package():
-    from setuptools.config.expand import find_packages  # noqa: F401  the build is setuptools
-
-    setup = (PROMPTS.parents[1] / "setup.py").read_text()
-    assert '"prompts/*"' in setup
 
 
 # ---- the parts that are shown ----

@@ -8,9 +8,9 @@ from icdrat.data.codiesp import codiesp
 from icdrat.data.corpus import head
 from icdrat.data.exchange import read_lines
 from icdrat.data.vignettes import vignettes
-from icdrat.rationale.prompt import load_prompt
-from icdrat.rationale.record import FIRST, RECORDS, TEACHER, WAYS, record_facts, record_file, recorded, replayed, teacher_manner
-from icdrat.rationale.server import plan
+from icdrat.rationale.llm.prompt import load_prompt
+from icdrat.rationale.llm.record import FIRST, RECORDS, TEACHER, WAYS, record_facts, record_file, recorded, replayed, teacher_manner
+from icdrat.rationale.llm.server import plan
 from icdrat.types import check_inside
 
 PLACES = {"note_id", "code", "system", "spans", "source", "level", "model", "prompt", "prompt_sha256", "date", "asked_with"}

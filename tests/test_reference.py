@@ -7,9 +7,9 @@ from test_attribution import ASKING, CODES, GRADIENTS, NETWORKS, random_coder, r
 from torch import nn
 
 from icdrat.coder.network import LabelAttentionCoder
-from icdrat.rationale.attribution import draw_seed, explain
-from icdrat.rationale.perturbation import lime_draws, shapley_draws
-from icdrat.rationale.reference import apart, drawing
+from icdrat.rationale.attribution.explain import draw_seed, explain
+from icdrat.rationale.attribution.perturbation import lime_draws, shapley_draws
+from icdrat.rationale.attribution.reference import apart, drawing
 
 EXACT = {m: {} for m in [*GRADIENTS, *ASKING]}
 EXACT["deeplift"]["rule"] = "gradient"

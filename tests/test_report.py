@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icdrat.report import cell, in_print, save_results, save_table, what_was_made
+from icdrat.show.report import cell, in_print, save_results, save_table, what_was_made
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -156,7 +156,7 @@ ASK = ["rationales", "prompt", "--corpus", "secret", "--split", "validation"]
 @pytest.mark.parametrize("reply", [(500, {}), json.dumps({"rationales": [{"code": "I10", "quotes": [CANARY, "not there"]}, {"code": CANARY, "quotes": []}]}), CANARY, CANARY.encode()], ids=["failed", "quoted", "chatty", "broken"])
 @pytest.mark.parametrize("words", [[], ["--one-code", "--window", 3, "--shots", 1, "--samples", 2, "--scores", "scores.jsonl", "--record", "record.jsonl"]], ids=["plain", "all switches"])
 def test_asking_a_model_on_this_machine_says_no_word_of_it(home, llm, reply, words, request, monkeypatch):  # noqa: F811
-    monkeypatch.setattr("icdrat.rationale.server.random.uniform", lambda low, high: 0.001)
+    monkeypatch.setattr("icdrat.rationale.llm.server.random.uniform", lambda low, high: 0.001)
     llm.script(reply)
     name = "".join(c for c in request.node.name if c.isalnum())
     done = icdrat(*ASK, "--out", f"{name}.jsonl", *words, cwd=home, ICDRAT_LLM_URL=llm.url, ICDRAT_LLM_MODEL="m")

@@ -7,7 +7,7 @@ import pytest
 
 from icdrat.data.corpus import UnknownNote
 from icdrat.data.exchange import BrokenFile, MissingFile
-from icdrat.evaluation.curves import SHARES, top_masks
+from icdrat.evaluation.faithfulness.curves import SHARES, top_masks
 from icdrat.rationale.select import (
     CUTS,
     RULES,

@@ -15,10 +15,10 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from misbehaving import GOOD, NOTE, TEXT, A, B, Half, completion, llm, many  # noqa: F401
 
-from icdrat.rationale.grounding import Grounding
-from icdrat.rationale.mention import NoCodesForNote
-from icdrat.rationale.prompt import Manner, Shot, examples
-from icdrat.rationale.server import (
+from icdrat.rationale.llm.grounding import Grounding
+from icdrat.rationale.mention.linker import NoCodesForNote
+from icdrat.rationale.llm.prompt import Manner, Shot, examples
+from icdrat.rationale.llm.server import (
     GIVE_UP,
     KeyRefused,
     NoModel,
@@ -34,7 +34,7 @@ from icdrat.rationale.server import (
     quoted,
     server,
 )
-from icdrat.rationale.store import ReadOnly, RestrictedNote, Store, read_answers, read_batch, write_answers, write_record, gather
+from icdrat.rationale.llm.store import ReadOnly, RestrictedNote, Store, read_answers, read_batch, write_answers, write_record, gather
 from icdrat.data.exchange import read_lines, read_rationales
 from icdrat.data.vignettes import vignettes
 from icdrat.types import BadInput, Note, Rationale, Span
@@ -116,7 +116,7 @@ def test_a_good_answer_is_grounded_and_counted(llm):  # noqa: F811
     ids=["429", "429 with Retry-After", "5xx and 408", "half a body", "wrong JSON"],
 )
 def test_what_passes_is_asked_again(llm, script, retries, monkeypatch):  # noqa: F811
-    monkeypatch.setattr("icdrat.rationale.server.random.uniform", lambda low, high: 0.01)
+    monkeypatch.setattr("icdrat.rationale.llm.server.random.uniform", lambda low, high: 0.01)
     rationales, g = llm(*script, GOOD)
     assert placed(rationales)[B] == ["hemoptysis"]
     assert (g.retries, g.requests, len(llm.requests)) == (retries, 1, retries + 1)
@@ -250,7 +250,7 @@ def test_a_budget_stops_cleanly_and_the_next_run_goes_on(llm, tmp_path):  # noqa
 VICTIM = """
 import sys
 from misbehaving import A, B, many
-from icdrat.rationale.server import Server, prompt
+from icdrat.rationale.llm.server import Server, prompt
 notes = many(40)
 prompt(notes, {n.id: (A, B) for n in notes}, Server(sys.argv[1], 'm', timeout=5.), store=sys.argv[2], concurrency=3, progress=False)
 """
@@ -368,7 +368,7 @@ def test_records_replay_without_the_model_and_hold_what_they_should(llm, tmp_pat
 @pytest.mark.parametrize("url", ["http://llm.invalid/v1", "https://api.openai.com/v1", "http://10.0.0.1/v1", "http://127.0.0.1.example.org/v1", "http://0.0.0.0/v1"])
 def test_a_restricted_note_goes_nowhere_else(url, monkeypatch, tmp_path):
     monkeypatch.delenv("ICDRAT_APPROVED_HOSTS", raising=False)
-    monkeypatch.setattr("icdrat.rationale.server._client", lambda server: pytest.fail("a client was made"))
+    monkeypatch.setattr("icdrat.rationale.llm.server._client", lambda server: pytest.fail("a client was made"))
     notes = [NOTE, Note("m1", TEXT, "mimic", restricted=True)]
     codes_of = {"n1": [A], "m1": [A]}
     for ask in (lambda: prompt(notes, codes_of, Server(url, "m"), progress=False), lambda: batch(tmp_path / "b.jsonl", notes, codes_of, Server(url, "m"))):
@@ -379,7 +379,7 @@ def test_a_restricted_note_goes_nowhere_else(url, monkeypatch, tmp_path):
 
 
 def test_a_restricted_example_goes_nowhere_else_either(monkeypatch):
-    monkeypatch.setattr("icdrat.rationale.server._client", lambda server: pytest.fail("a client was made"))
+    monkeypatch.setattr("icdrat.rationale.llm.server._client", lambda server: pytest.fail("a client was made"))
     taught = Note("m1", TEXT, "mimic", restricted=True)
     shot = Shot(taught, Span(0, len(TEXT)), (Rationale("m1", A, (Span(19, 23),), "human"),))
     with pytest.raises(RestrictedNote, match="m1: the note of a worked example"):
@@ -388,7 +388,7 @@ def test_a_restricted_example_goes_nowhere_else_either(monkeypatch):
 
 @pytest.mark.parametrize("named, goes", [("", False), ("llm.invalid", True), ("x.invalid, LLM.invalid:8000", True), ("invalid", False), ("llm.invalid.org", False), ("*", False)])
 def test_only_a_host_that_the_user_names_is_approved(named, goes, monkeypatch):
-    from icdrat.rationale.server import check_sendable
+    from icdrat.rationale.llm.server import check_sendable
 
     monkeypatch.setenv("ICDRAT_APPROVED_HOSTS", named)
     note = Note("m1", TEXT, restricted=True)

@@ -8,7 +8,7 @@ import pytest
 from misbehaving import GOOD, NOTE, A, B, completion
 
 from icdrat.data.exchange import BadLine, ForeignFolder
-from icdrat.rationale.store import Asked, NotAnAnswer, ReadOnly, Reply, Store, StoreInUse, gather, key, read_batch, reply, write_batch
+from icdrat.rationale.llm.store import Asked, NotAnAnswer, ReadOnly, Reply, Store, StoreInUse, gather, key, read_batch, reply, write_batch
 from icdrat.types import Span
 
 

@@ -13,9 +13,9 @@ from browser import CHROMIUM, QUIET, Browser
 
 from icdrat.codes import icd
 from icdrat.data.corpus import RepeatedNote
-from icdrat.evaluation.plausibility import character_counts
+from icdrat.evaluation.plausibility.counts import character_counts
 from icdrat.text import char_mask, mark, merge_spans, words
-from icdrat.marks import (
+from icdrat.show.marks import (
     Column,
     NoteNotGiven,
     NothingToShow,
@@ -31,9 +31,9 @@ from icdrat.marks import (
     strokes,
     views,
 )
-from icdrat.page import page, worst, write_page
+from icdrat.show.page import page, worst, write_page
 from icdrat.types import LEVELS, Explanation, Note, Rationale, Span, SpanOutsideNote
-from icdrat.view import LICENCE, show, style, verdict
+from icdrat.show.view import LICENCE, show, style, verdict
 
 CODES = [icd(v) for v in ("E11.22", "N18.32", "I10", "J44.1", "Z79.4")]
 ALPHABET = list("abc  \n\t.é<>&\"'") + ["\r\n", "🙂", "👩‍⚕️", "</script>", "&amp;", "</div>", "-->", "{}", "$x"]
