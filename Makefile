@@ -73,7 +73,7 @@ $(RUNS)/fig1_curves.ipynb:     $(evaluation) $(report) $(RUNS)/e5_faithfulness.i
 $(RUNS)/page1_notes.ipynb:     $(report) $(call room,show) $(RUNS)/e3_student.ipynb
 
 # ---- reproduce ----
-.PHONY: reproduce test check notebooks llm clean FORCE
+.PHONY: reproduce site test check notebooks llm clean FORCE
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := reproduce
 
@@ -97,6 +97,12 @@ $(RUNS)/parameters: FORCE
 	@mkdir -p $(RUNS)
 	@echo '$(foreach e,$(EXPERIMENTS),$($(PROFILE).$e)) $(ICDRAT_DATA) $(ICDRAT_LLM_URL) $(ICDRAT_LLM_MODEL)' > $@.now
 	@cmp -s $@.now $@ && rm $@.now || mv $@.now $@
+
+# ---- the site: every notebook a page, in _docs; with Quarto where it is installed ----
+site: reproduce
+	$(BIN)/python site/stage.py $(PROFILE)
+	@if command -v quarto >/dev/null; then quarto render _proc; else $(BIN)/smalldocs render --quiet --strict _proc; fi
+	$(BIN)/python site/check.py
 
 # ---- set-up ----
 .venv/ready: settings.ini setup.py constraints.txt

@@ -2,11 +2,12 @@
 
     python benchmarks/coders.py --architectures caml plm_icd
 
-The plain loop takes the notes in the order given (for training: shuffled), eight at a time, fills each eight to the longest of them and,
-for PLM-ICD, teaches every layer, as the published code does. Ours puts notes of similar length together, reads each different block of
-tokens once, and leaves the lower layers of PLM-ICD as they are unless told otherwise; both are shown. The notes are synthetic discharge
-summaries, one to `--longest` of them end to end, so that lengths vary as in a hospital. Seconds are the processor's, one thread. The
-probabilities of the two ways of reading are compared. Results go to benchmarks/results/coders.csv and .md.
+The plain loop takes the notes in the order given (for training: shuffled), eight at a time, fills each eight to the
+longest of them and, for PLM-ICD, teaches every layer, as the published code does. Ours puts notes of similar length
+together, reads each different block of tokens once, and leaves the lower layers of PLM-ICD as they are unless told
+otherwise; both are shown. The notes are synthetic discharge summaries, one to `--longest` of them end to end, so that
+lengths vary as in a hospital. Seconds are the processor's, one thread. The probabilities of the two ways of reading
+are compared. Results go to benchmarks/results/coders.csv and .md.
 """
 
 import argparse
@@ -35,7 +36,14 @@ def notes_of_many_lengths(n, longest, seed=0):
     rows, left = [], list(made.notes)
     for i in range(n):
         taken = [left.pop() for _ in range(min(len(left) - (n - i - 1), 1 + int(rng.exponential(1.5)), longest))]
-        rows.append(dict(note_id=f"n{i}", text="\n".join(t.text for t in taken), codes=list(dict.fromkeys(c for t in taken for c in made.codes[t.id])), split="train"))
+        rows.append(
+            dict(
+                note_id=f"n{i}",
+                text="\n".join(t.text for t in taken),
+                codes=list(dict.fromkeys(c for t in taken for c in made.codes[t.id])),
+                split="train",
+            )
+        )
     return build("lengths", rows)
 
 
@@ -71,7 +79,9 @@ def plain_reading(network, reader, texts, size=8):
     "Probabilities, eight notes at a time as they come"
     network.eval()
     rows = [reader.encode(t)[0] for t in texts]
-    batches = [pad_batch(rows[i : i + size], reader.pad, reader.mask, network.block or 1) for i in range(0, len(rows), size)]
+    batches = [
+        pad_batch(rows[i : i + size], reader.pad, reader.mask, network.block or 1) for i in range(0, len(rows), size)
+    ]
     return torch.cat([network(ids, real, None)[0].sigmoid() for ids, real in batches]).numpy()
 
 
@@ -82,16 +92,29 @@ def measured(architecture, corpus, codes):
     lengths = [len(r) for r in plain.material.rows]
     about = dict(architecture=architecture, notes=len(texts), tokens=int(np.median(lengths)), longest=max(lengths))
     _, slow = seconds(lambda: plain_epoch(plain.network, plain.reader, plain.material.rows, truth, 1e-4))
-    ways = {"as it comes": {}} if architecture != "plm_icd" else {"three layers left as they are": {}, "every layer taught": dict(frozen=0)}
+    ways = (
+        {"as it comes": {}}
+        if architecture != "plm_icd"
+        else {"three layers left as they are": {}, "every layer taught": dict(frozen=0)}
+    )
     for name, changes in ways.items():
         run = fresh(corpus, codes, recipe(architecture, **changes))
         with deterministic(1), tqdm(disable=True) as bar:
             _, fast = seconds(lambda: epoch(run, bar))
-        yield dict(what=f"training, {name}", **about, plain=len(texts) / slow, icdrat=len(texts) / fast, times=slow / fast)
+        yield dict(
+            what=f"training, {name}", **about, plain=len(texts) / slow, icdrat=len(texts) / fast, times=slow / fast
+        )
     there, slow = seconds(lambda: plain_reading(plain.network, plain.reader, texts))
     coder = LabelAttentionCoder(plain.network, plain.reader, codes)
     here, fast = seconds(lambda: coder(texts))
-    yield dict(what="reading", **about, plain=len(texts) / slow, icdrat=len(texts) / fast, times=slow / fast, apart=float(np.abs(here - there).max()))
+    yield dict(
+        what="reading",
+        **about,
+        plain=len(texts) / slow,
+        icdrat=len(texts) / fast,
+        times=slow / fast,
+        apart=float(np.abs(here - there).max()),
+    )
 
 
 def main():
@@ -113,8 +136,19 @@ def main():
     RESULTS.mkdir(exist_ok=True)
     table.to_csv(RESULTS / "coders.csv", index=False)
     forms = dict(plain="{:.2f}", icdrat="{:.2f}", times="{:.2f}", apart="{:.0e}")
-    rows = [table.columns, ["---"] * len(table.columns), *([forms[c].format(v) if c in forms and not math.isnan(v) else "" if v != v else str(v) for c, v in r.items()] for r in table.to_dict("records"))]
-    (RESULTS / "coders.md").write_text("# Notes for each second of the processor\n\n" + "\n".join("| " + " | ".join(map(str, r)) + " |" for r in rows) + "\n")
+    rows = [
+        table.columns,
+        ["---"] * len(table.columns),
+        *(
+            [forms[c].format(v) if c in forms and not math.isnan(v) else "" if v != v else str(v) for c, v in r.items()]
+            for r in table.to_dict("records")
+        ),
+    ]
+    (RESULTS / "coders.md").write_text(
+        "# Notes for each second of the processor\n\n"
+        + "\n".join("| " + " | ".join(map(str, r)) + " |" for r in rows)
+        + "\n"
+    )
 
 
 if __name__ == "__main__":

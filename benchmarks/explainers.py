@@ -2,15 +2,17 @@
 
     python benchmarks/explainers.py --tokens 2000 6000 --codes 15
 
-One coder (PLM-ICD on MiniLM, or a saved one), one synthetic note of each length. Both ways use the same number of threads.
-Where doing all of the slow way would take days, less of it is done and the time is scaled, and only where the work is strictly
-additive: captum's codes (each call is the same work) and its versions of a note (each version is encoded whole and by itself, so
-the encoding of a version is timed and multiplied; the fit at the end is left out of captum's time, in captum's favour). The
-column `scaled` says what was. Numbers are compared on the codes that captum was asked for; where its versions were scaled, both
-ways are run in full on the first words of the note, and compared there. Seconds are the processor's, so that other programs count little.
+One coder (PLM-ICD on MiniLM, or a saved one), one synthetic note of each length. Both ways use the same number of
+threads. Where doing all of the slow way would take days, less of it is done and the time is scaled, and only where
+the work is strictly additive: captum's codes (each call is the same work) and its versions of a note (each version is
+encoded whole and by itself, so the encoding of a version is timed and multiplied; the fit at the end is left out of
+captum's time, in captum's favour). The column `scaled` says what was. Numbers are compared on the codes that captum
+was asked for; where its versions were scaled, both ways are run in full on the first words of the note, and compared
+there. Seconds are the processor's, so that other programs count little.
 
-Memory is the largest resident size of a process of its own, less what it held before the explainer began: all codes in one call
-for us, one code for captum, with few points and few versions, since neither way keeps more than one group of them at a time.
+Memory is the largest resident size of a process of its own, less what it held before the explainer began: all codes
+in one call for us, one code for captum, with few points and few versions, since neither way keeps more than one group
+of them at a time.
 """
 
 import argparse
@@ -31,7 +33,9 @@ from icdrat.rationale.attribution.perturbation import n_versions
 from icdrat.rationale.attribution.reference import FromWords, apart
 from icdrat.types import Code, Note
 
-GRADIENTS = dict(input_x_gradient={}, attingrad={}, integrated_gradients={}, gradient_shap={}, deeplift=dict(rule="gradient"))
+GRADIENTS = dict(
+    input_x_gradient={}, attingrad={}, integrated_gradients={}, gradient_shap={}, deeplift=dict(rule="gradient")
+)
 ASKING = ("occlusion", "lime", "kernel_shap")
 ALONE = ("attention", "attention_rollout", "attgrad", "random")  # captum has no such thing
 
@@ -69,7 +73,9 @@ def made(args):
 
 def held(most=False):
     "Resident size of this process in MB, now or at most since `forget` (Linux)"
-    (line,) = (s for s in Path("/proc/self/status").read_text().splitlines() if s.startswith("VmHWM:" if most else "VmRSS:"))
+    (line,) = (
+        s for s in Path("/proc/self/status").read_text().splitlines() if s.startswith("VmHWM:" if most else "VmRSS:")
+    )
     return int(line.split()[1]) / 1024
 
 
@@ -119,7 +125,13 @@ def gradient(coder, note, codes, name, few, n_steps):
     steps = dict(n_steps=n_steps) if name == "integrated_gradients" else {}
     ours, seconds = timed(lambda: ask(coder, note, codes, name, **GRADIENTS[name], **steps))
     theirs, slow = timed(lambda: ask(coder, note, codes[:few], name, by="captum", **steps))
-    return ours, seconds / len(codes), slow / few, apart(ours[:few], theirs), f"codes, from {few}" if few < len(codes) else ""
+    return (
+        ours,
+        seconds / len(codes),
+        slow / few,
+        apart(ours[:few], theirs),
+        f"codes, from {few}" if few < len(codes) else "",
+    )
 
 
 def perturbation(coder, note, codes, name, few, most, n_words):
@@ -133,27 +145,44 @@ def perturbation(coder, note, codes, name, few, most, n_words):
     _, some = timed(lambda: [question(k[None]) for k in keep])
     beginning = Note(note.id, note.text[: question.places[min(n_words, len(question)) - 1, 1]])
     both = [ask(coder, beginning, codes[:few], name, by=by) for by in ("icdrat", "captum")]
-    return ours, seconds / len(codes), some / len(keep) * versions, apart(*both, least=1), f"versions, from {len(keep)} of {versions}"
+    return (
+        ours,
+        seconds / len(codes),
+        some / len(keep) * versions,
+        apart(*both, least=1),
+        f"versions, from {len(keep)} of {versions}",
+    )
 
 
 def rows(coder, n_tokens, codes, args):
     "One row for each explainer"
     note = synthetic_note(coder, n_tokens)
-    length = dict(tokens=len(read_note(coder, note.text)[0]), words=len(coder.reader.places(note.text)), codes=len(codes))
+    length = dict(
+        tokens=len(read_note(coder, note.text)[0]), words=len(coder.reader.places(note.text)), codes=len(codes)
+    )
     ask(coder, Note("warm", note.text[:300]), codes, "input_x_gradient")
     for name in args.methods:
         if name in ALONE:
             _, seconds = timed(lambda: ask(coder, note, codes, name))
             found = dict(ours=seconds / len(codes))
         else:
-            one = gradient(coder, note, codes, name, args.few, args.steps) if name in GRADIENTS else perturbation(coder, note, codes, name, args.few, args.most, args.words)
+            one = (
+                gradient(coder, note, codes, name, args.few, args.steps)
+                if name in GRADIENTS
+                else perturbation(coder, note, codes, name, args.few, args.most, args.words)
+            )
             _, ours, captum, differ, scaled = one
             found = dict(ours=ours, captum=captum, times=captum / ours, apart=differ, scaled=scaled)
         print(name, found, flush=True)
         yield dict(explainer=name, **length, **found)
     if "deeplift" in args.methods:
         _, seconds = timed(lambda: ask(coder, note, codes, "deeplift"))
-        yield dict(explainer="deeplift, rescale rule", **length, ours=seconds / len(codes), scaled="captum has no rule for this network")
+        yield dict(
+            explainer="deeplift, rescale rule",
+            **length,
+            ours=seconds / len(codes),
+            scaled="captum has no rule for this network",
+        )
 
 
 def markdown(table, forms):
@@ -169,12 +198,30 @@ def written(table, memory, args, coder):
     "The tables as CSV and as Markdown, with what they were made on"
     args.out.mkdir(parents=True, exist_ok=True)
     table.to_csv(args.out / "explainers.csv", index=False)
-    lines = ["# Seconds of the processor for one note and code", "", f"{coder!r}; sharpness {args.sharpness}; {args.threads} thread{'s' * (args.threads > 1)} of {platform.processor() or platform.machine()}; torch {torch.__version__}; "
-             f"integrated gradients with {args.steps} points; LIME and KernelSHAP with at most {args.most} versions. `times`: captum over icdrat. `apart`: largest difference of two scores, as a share of the largest.", "",
-             *markdown(table, dict(ours="{:.3g}", captum="{:.3g}", times="{:.1f}", apart="{:.0e}"))]  # fmt: skip
+    lines = [
+        "# Seconds of the processor for one note and code",
+        "",
+        (
+            f"{coder!r}; sharpness {args.sharpness}; {args.threads} thread{'s' * (args.threads > 1)} "
+            f"of {platform.processor() or platform.machine()}; torch {torch.__version__}; "
+        )(
+            f"integrated gradients with {args.steps} points; LIME and KernelSHAP with at most "
+            f"{args.most} versions. `times`: captum over icdrat. `apart`: largest difference of two "
+            f"scores, as a share of the largest."
+        ),
+        "",
+        *markdown(table, dict(ours="{:.3g}", captum="{:.3g}", times="{:.1f}", apart="{:.0e}")),
+    ]
     if len(memory):
         memory.to_csv(args.out / "explainers_memory.csv", index=False)
-        lines += ["", "# MB that an explainer adds", "", f"All {args.codes} codes in one call for icdrat, one code for captum.", "", *markdown(memory, dict(icdrat="{:.0f}", captum="{:.0f}"))]
+        lines += [
+            "",
+            "# MB that an explainer adds",
+            "",
+            f"All {args.codes} codes in one call for icdrat, one code for captum.",
+            "",
+            *markdown(memory, dict(icdrat="{:.0f}", captum="{:.0f}")),
+        ]
     (args.out / "explainers.md").write_text("\n".join(lines) + "\n")
 
 
@@ -194,12 +241,16 @@ def main():
     p.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = p.parse_args()
     coder = made(args)
-    memory = pd.DataFrame([r for n in args.memory for r in peaks(args, n)], columns=["explainer", "tokens", "icdrat", "captum"])
+    memory = pd.DataFrame(
+        [r for n in args.memory for r in peaks(args, n)], columns=["explainer", "tokens", "icdrat", "captum"]
+    )
     columns, found = ["explainer", "tokens", "words", "codes", "ours", "captum", "times", "apart", "scaled"], []
     for n in args.tokens:
         for row in rows(coder, n, coder.codes[: args.codes], args):
             found.append(row)
-            written(pd.DataFrame(found, columns=columns), memory, args, coder)  # after each, since the next may take hours
+            written(
+                pd.DataFrame(found, columns=columns), memory, args, coder
+            )  # after each, since the next may take hours
     print(pd.DataFrame(found, columns=columns).to_string(index=False))
 
 

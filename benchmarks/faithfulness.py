@@ -2,15 +2,16 @@
 
     python benchmarks/faithfulness.py --tokens 500 2000 6000 --codes 3
 
-The protocol is that of EMC (Edin et al. 2024): fifty steps of two words from the top of a ranking and fifty from its end, for each
-code its own ranking, words masked. Two coders, PLM-ICD on MiniLM under a random head and CAML with random numbers, and a trained
-PLM-ICD where `--coder` names one, read one synthetic note of each length. Rankings are the coder's attention, and by chance; those
-by chance are the worst case, since each step changes words in two different places. `emc and control` adds the twenty random
-rankings that stand beside the explanations.
+The protocol is that of EMC (Edin et al. 2024): fifty steps of two words from the top of a ranking and fifty from its
+end, for each code its own ranking, words masked. Two coders, PLM-ICD on MiniLM under a random head and CAML with
+random numbers, and a trained PLM-ICD where `--coder` names one, read one synthetic note of each length. Rankings are
+the coder's attention, and by chance; those by chance are the worst case, since each step changes words in two
+different places. `emc and control` adds the twenty random rankings that stand beside the explanations.
 
-One at a time is the same coder without blocks, windows and memory: one call of the network for every question of every code.
-These calls are strictly additive, so some of them are timed and the time is scaled; `asked` says how many of how many. The numbers
-of those that were asked both ways are compared. Seconds are those of the processor, of one thread: the machine may be busy.
+One at a time is the same coder without blocks, windows and memory: one call of the network for every question of
+every code. These calls are strictly additive, so some of them are timed and the time is scaled; `asked` says how many
+of how many. The numbers of those that were asked both ways are compared. Seconds are those of the processor, of one
+thread: the machine may be busy.
 """
 
 import argparse
@@ -101,13 +102,26 @@ def measured(name, coder, n_tokens, codes, n_asked, by, n_random=0):
     "One row: seconds for one note and code, both ways"
     note = synthetic_note(coder, n_tokens)
     offsets, ranked = readable(note.text), rankings(coder, note, readable(note.text), codes, 1, by)
-    seconds = np.median([engine(coder, note, ranked, n_random)[1] for _ in range(5 if n_asked > 10 else 1)])  # a few milliseconds want to be measured more than once
+    seconds = np.median(
+        [engine(coder, note, ranked, n_random)[1] for _ in range(5 if n_asked > 10 else 1)]
+    )  # a few milliseconds want to be measured more than once
     masks, slow, each = one_at_a_time(coder, note, ranked[codes[0]][0], coder.codes.index(codes[0]), n_asked)
     quick = Interview(fresh(coder), note, [coder.codes.index(codes[0])])(masks)[:, 0]
     n_questions = 100 * (1 + n_random) + 1
     ours, theirs = seconds / len(codes), each * n_questions
-    found = dict(coder=name, tokens=len(coder.reader.read(note.text)[0]), words=len(offsets), protocol="emc and control" if n_random else "emc", ranking=by, codes=len(codes), engine=ours,
-                 one_at_a_time=theirs, times=theirs / ours, apart=np.abs(quick - slow).max(), asked=f"{n_asked} of {n_questions}")
+    found = dict(
+        coder=name,
+        tokens=len(coder.reader.read(note.text)[0]),
+        words=len(offsets),
+        protocol="emc and control" if n_random else "emc",
+        ranking=by,
+        codes=len(codes),
+        engine=ours,
+        one_at_a_time=theirs,
+        times=theirs / ours,
+        apart=np.abs(quick - slow).max(),
+        asked=f"{n_asked} of {n_questions}",
+    )
     print(found, flush=True)
     return found
 
@@ -118,7 +132,16 @@ def growth(name, coder, args):
         note, codes = synthetic_note(coder, tokens), coder.codes[:n_codes]
         ranked = rankings(coder, note, readable(note.text), codes, n_methods, "chance")
         _, seconds, interview = engine(coder, note, ranked)
-        found = dict(coder=name, tokens=tokens, codes=n_codes, methods=n_methods, seconds=seconds, wanted=interview.n_wanted, asked=interview.n_asked, seconds_per_ranking=seconds / n_codes / n_methods)
+        found = dict(
+            coder=name,
+            tokens=tokens,
+            codes=n_codes,
+            methods=n_methods,
+            seconds=seconds,
+            wanted=interview.n_wanted,
+            asked=interview.n_asked,
+            seconds_per_ranking=seconds / n_codes / n_methods,
+        )
         print(found, flush=True)
         yield found
 
@@ -156,9 +179,18 @@ def written(table, grown, out):
     table.to_csv(out / "faithfulness.csv", index=False)
     grown.to_csv(out / "faithfulness_growth.csv", index=False)
     drawn(grown, out)
-    about = f"One thread of {platform.processor() or platform.machine()}, torch {torch.__version__}. Seconds of the processor for one note and code; `times` is their ratio; `apart` the largest difference of two probabilities that were asked both ways; `asked` how many of the questions one at a time were really asked."
-    text = f"# The engine against one question at a time\n\n{about}\n\n" + as_markdown(table, engine="{:.3g}", one_at_a_time="{:.3g}", times="{:.1f}", apart="{:.0e}")
-    text += "\n# How the cost grows\n\nThe engine alone, rankings by chance.\n\n" + as_markdown(grown, seconds="{:.3g}", seconds_per_ranking="{:.3g}")
+    about = (
+        f"One thread of {platform.processor() or platform.machine()}, torch {torch.__version__}. "
+        f"Seconds of the processor for one note and code; `times` is their ratio; `apart` the largest "
+        f"difference of two probabilities that were asked both ways; `asked` how many of the "
+        f"questions one at a time were really asked."
+    )
+    text = f"# The engine against one question at a time\n\n{about}\n\n" + as_markdown(
+        table, engine="{:.3g}", one_at_a_time="{:.3g}", times="{:.1f}", apart="{:.0e}"
+    )
+    text += "\n# How the cost grows\n\nThe engine alone, rankings by chance.\n\n" + as_markdown(
+        grown, seconds="{:.3g}", seconds_per_ranking="{:.3g}"
+    )
     (out / "faithfulness.md").write_text(text)
     return text
 
@@ -168,22 +200,40 @@ def main():
     p.add_argument("--tokens", type=int, nargs="+", default=[500, 2000, 6000], help="lengths of the notes")
     p.add_argument("--codes", type=int, default=3, help="codes of a note")
     p.add_argument("--known", type=int, default=50, help="codes that the coders know")
-    p.add_argument("--asked", type=int, nargs=2, default=[5, 50], help="questions asked one at a time of PLM-ICD and of CAML")
+    p.add_argument(
+        "--asked", type=int, nargs=2, default=[5, 50], help="questions asked one at a time of PLM-ICD and of CAML"
+    )
     p.add_argument("--random", type=int, default=20, help="random rankings in the control")
-    p.add_argument("--control", type=int, nargs="*", default=[], help="lengths at which PLM-ICD is measured with its control too")
-    p.add_argument("--sharpness", type=float, default=1.0, help="multiplies the queries of the random head, so that attention falls on few tokens")
+    p.add_argument(
+        "--control", type=int, nargs="*", default=[], help="lengths at which PLM-ICD is measured with its control too"
+    )
+    p.add_argument(
+        "--sharpness",
+        type=float,
+        default=1.0,
+        help="multiplies the queries of the random head, so that attention falls on few tokens",
+    )
     p.add_argument("--coder", type=Path, help="a folder with a trained PLM-ICD, which is measured as well")
     p.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = p.parse_args()
-    args.growth = sorted({(t, 1, 1) for t in (500, 1000, 2000)} | {(500, c, 1) for c in (2, 4)} | {(500, 1, m) for m in (2, 4)})
+    args.growth = sorted(
+        {(t, 1, 1) for t in (500, 1000, 2000)} | {(500, c, 1) for c in (2, 4)} | {(500, 1, m) for m in (2, 4)}
+    )
     torch.set_num_threads(1)
     rows, grown = [], []
-    coders = [("caml", random_caml(args.known), args.asked[1]), ("plm_icd", random_minilm(args.known, args.sharpness), args.asked[0])]
+    coders = [
+        ("caml", random_caml(args.known), args.asked[1]),
+        ("plm_icd", random_minilm(args.known, args.sharpness), args.asked[0]),
+    ]
     if args.coder:
         coders.append(("plm_icd, trained", load_coder(args.coder), args.asked[0]))
     for name, coder, n_asked in coders:
         codes = coder.codes[: args.codes]
-        engine(coder, synthetic_note(coder, 200), {codes[0]: [np.arange(len(readable(synthetic_note(coder, 200).text)), 0.0, -1)]})  # warm
+        engine(
+            coder,
+            synthetic_note(coder, 200),
+            {codes[0]: [np.arange(len(readable(synthetic_note(coder, 200).text)), 0.0, -1)]},
+        )  # warm
         for n in args.tokens:
             rows += [measured(name, coder, n, codes, n_asked, by) for by in ("attention", "chance")]
             if name == "caml" or n in args.control:

@@ -1,11 +1,13 @@
-"""Find the names of ICD-10-CM in a text, beside spaCy's PhraseMatcher on the same work: seconds to build, MB a second, and whether the two agree.
+"""Find the names of ICD-10-CM in a text, beside spaCy's PhraseMatcher on the same work: seconds to build, MB a second,
+and whether the two agree.
 
     python benchmarks/mention.py /path/to/ICDRAT_DATA --keep /an/empty/folder
 
-The text is the English CodiEsp, read several times; the names are those of the tabular list, the alphabetic index, the Disease Ontology and
-abbreviations. spaCy is given the names as our keys, and the text as our keys parted by blanks, so that both match the same words; its own
-tokeniser's time on the raw text is measured apart. One process does everything, so the ratio is of one run. Results go to
-benchmarks/results/mention.csv and .md. Where spaCy is in another environment, run this with that one's Python and PYTHONPATH at the project.
+The text is the English CodiEsp, read several times; the names are those of the tabular list, the alphabetic index,
+the Disease Ontology and abbreviations. spaCy is given the names as our keys, and the text as our keys parted by
+blanks, so that both match the same words; its own tokeniser's time on the raw text is measured apart. One process
+does everything, so the ratio is of one run. Results go to benchmarks/results/mention.csv and .md. Where spaCy is in
+another environment, run this with that one's Python and PYTHONPATH at the project.
 """
 
 import argparse
@@ -37,7 +39,15 @@ class Clock:
         made = work()
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         rates = {} if mb is None else dict(mb_per_second=round(mb / wall, 2), mb_per_cpu_second=round(mb / cpu, 2))
-        self.rows.append(dict(step=what, wall_seconds=round(wall, 2), cpu_seconds=round(cpu, 2), **rates, **{k: f(made) if callable(f) else f for k, f in facts.items()}))
+        self.rows.append(
+            dict(
+                step=what,
+                wall_seconds=round(wall, 2),
+                cpu_seconds=round(cpu, 2),
+                **rates,
+                **{k: f(made) if callable(f) else f for k, f in facts.items()},
+            )
+        )
         print(self.rows[-1], flush=True)
         return made
 
@@ -100,8 +110,13 @@ def beside_spacy(clock, notes, terms, mb, found):
     matched = clock("spaCy: PhraseMatcher, longest matches", lambda: spacy_matches(docs, matcher), mb, places=len)
     same = set(matched) == in_words(notes, found)
     rows = {r["step"]: r for r in clock.rows}
-    seconds = rows["spaCy: its own tokeniser, raw text"]["cpu_seconds"] + rows["spaCy: PhraseMatcher, longest matches"]["cpu_seconds"]
-    return dict(spacy=spacy.__version__, same_places=same, ratio=round(seconds / rows["find, places only"]["cpu_seconds"], 2))
+    seconds = (
+        rows["spaCy: its own tokeniser, raw text"]["cpu_seconds"]
+        + rows["spaCy: PhraseMatcher, longest matches"]["cpu_seconds"]
+    )
+    return dict(
+        spacy=spacy.__version__, same_places=same, ratio=round(seconds / rows["find, places only"]["cpu_seconds"], 2)
+    )
 
 
 def report(rows, facts):
@@ -110,11 +125,19 @@ def report(rows, facts):
     RESULTS.mkdir(exist_ok=True)
     frame.to_csv(RESULTS / "mention.csv", index=False, lineterminator="\n")
     with open(RESULTS / "mention.md", "w") as f:
-        f.write(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}. " + " ".join(f"{k}: {v}." for k, v in facts.items()) + "\n\n")
+        f.write(
+            f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}. "
+            + " ".join(f"{k}: {v}." for k, v in facts.items())
+            + "\n\n"
+        )
         shown = frame.astype(object).where(frame.notna(), "")
         f.write("| " + " | ".join(c.replace("_", " ") for c in shown) + " |\n|" + "---|" * len(shown.columns) + "\n")
         for row in shown.itertuples(index=False):
-            f.write("| " + " | ".join(f"{int(v):,}" if isinstance(v, float) and v == int(v) and v > 99 else str(v) for v in row) + " |\n")
+            f.write(
+                "| "
+                + " | ".join(f"{int(v):,}" if isinstance(v, float) and v == int(v) and v > 99 else str(v) for v in row)
+                + " |\n"
+            )
     print((RESULTS / "mention.md").read_text())
 
 
@@ -123,7 +146,9 @@ def main():
     cli.add_argument("data", type=Path, help="the folder that ICDRAT_DATA names")
     cli.add_argument("--sources", nargs="+", default=["tabular", "index", "doid", "abbreviations"])
     cli.add_argument("--repeat", type=int, default=3, help="how often the corpus is read")
-    cli.add_argument("--keep", type=Path, default=None, help="an empty folder, to measure building; by default the usual cache")
+    cli.add_argument(
+        "--keep", type=Path, default=None, help="an empty folder, to measure building; by default the usual cache"
+    )
     a = cli.parse_args()
     os.environ["ICDRAT_DATA"] = str(a.data)
     clock, corpus = Clock(), list(codiesp(language="en").notes)
@@ -133,7 +158,13 @@ def main():
         clock("lexicons, first time", lambda: lexicons(a.sources, keep=a.keep), terms=lambda ls: sum(map(len, ls)))
     made = clock("lexicons, kept", lambda: lexicons(a.sources, keep=a.keep), terms=lambda ls: sum(map(len, ls)))
     linker = clock("linker", lambda: Linker(made))
-    found = clock("find, every code", lambda: ours(notes, linker), mb, mentions=len, places=lambda f: len({(m.note_id, m.span) for m in f}))
+    found = clock(
+        "find, every code",
+        lambda: ours(notes, linker),
+        mb,
+        mentions=len,
+        places=lambda f: len({(m.note_id, m.span) for m in f}),
+    )
     clock("in_context", lambda: in_context(notes, found), mb)
     names = list(dict.fromkeys(t for l in made if not l.spelled for t in l.terms))
     index = Linker([l for l in made if l.name == "mention_index"] or made)

@@ -2,11 +2,12 @@
 
     python benchmarks/plausibility.py --pairs 100000 --loop 2000
 
-Pairs have a few gold and predicted spans in a note of some hundred words, and a score for each word. The loops are written as the
-published code is: sets of tokens for each key (ERASER, CodiEsp, the anatomy of evidence), sorted lists and scikit-learn for each row
-(EMC, ERASER's areas). They see the first `--loop` pairs, their time is scaled to all, and their counts must be the same. Seconds are
-those of the processor. Last, all definitions go through `all_plausibility` from rationales to the table, words of the notes included.
-Results go to benchmarks/results/plausibility.csv and .md.
+Pairs have a few gold and predicted spans in a note of some hundred words, and a score for each word. The loops are
+written as the published code is: sets of tokens for each key (ERASER, CodiEsp, the anatomy of evidence), sorted lists
+and scikit-learn for each row (EMC, ERASER's areas). They see the first `--loop` pairs, their time is scaled to all,
+and their counts must be the same. Seconds are those of the processor. Last, all definitions go through
+`all_plausibility` from rationales to the table, words of the notes included. Results go to
+benchmarks/results/plausibility.csv and .md.
 """
 
 import argparse
@@ -23,7 +24,13 @@ from icdrat.evaluation.plausibility.codiesp import reference_counts
 from icdrat.evaluation.plausibility.definitions import HARD, all_plausibility, score_numbers, summarise_plausibility
 from icdrat.evaluation.plausibility.emc import scored
 from icdrat.evaluation.plausibility.mdace import MATCHINGS
-from icdrat.evaluation.plausibility.counts import eraser_iou_counts, one_to_one_counts, soft_scores, span_counts, unit_counts
+from icdrat.evaluation.plausibility.counts import (
+    eraser_iou_counts,
+    one_to_one_counts,
+    soft_scores,
+    span_counts,
+    unit_counts,
+)
 from icdrat.types import Code, Note, Rationale, Span
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -39,7 +46,9 @@ def spent(work):
 def spans(n_pairs, rng):
     "Up to four short spans a pair"
     start = np.sort(rng.integers(0, 120, (n_pairs, 4)), 1) * 5
-    table = np.stack([np.repeat(np.arange(n_pairs), 4), start.ravel(), start.ravel() + rng.integers(1, 5, n_pairs * 4)], 1)
+    table = np.stack(
+        [np.repeat(np.arange(n_pairs), 4), start.ravel(), start.ravel() + rng.integers(1, 5, n_pairs * 4)], 1
+    )
     return np.unique(table[rng.random(len(table)) < 0.7], axis=0)
 
 
@@ -120,7 +129,9 @@ def loop_areas(scores, gold):
 
 def rationales(n_pairs, rng, codes=10):
     "Notes of invented words, gold and predicted rationales"
-    vocabulary = np.array(["pt", "with", "fever", "and", "chronic", "renal", "failure", ",", "on", "metformin", ".", "left", "pain"])
+    vocabulary = np.array(
+        ["pt", "with", "fever", "and", "chronic", "renal", "failure", ",", "on", "metformin", ".", "left", "pain"]
+    )
     notes, gold, predicted = [], [], []
     names = [Code("icd10cm", f"E{10 + i}.9") for i in range(codes)]
     for i in range(n_pairs // codes):
@@ -151,18 +162,48 @@ def main():
         made, fast = spent(ours)
         plain, slow = spent(loop) if loop else (None, np.nan)
         assert loop is None or same(made, plain), what
-        rows.append(dict(definitions=what, pairs=pairs, seconds=round(fast, 2), loop_seconds=round(slow * pairs / m, 1), ratio=round(slow * pairs / m / fast, 1)))
+        rows.append(
+            dict(
+                definitions=what,
+                pairs=pairs,
+                seconds=round(fast, 2),
+                loop_seconds=round(slow * pairs / m, 1),
+                ratio=round(slow * pairs / m / fast, 1),
+            )
+        )
         print(rows[-1], flush=True)
         return made
 
     equal = lambda a, b: np.array_equal(a[:m], b)
-    measure("characters or words", lambda: unit_counts(gold, predicted, n), lambda: loop_tokens(slow_gold, slow_predicted), equal)
-    measure("exact spans", lambda: span_counts(gold, predicted, n), lambda: loop_spans(slow_gold, slow_predicted), equal)
-    measure("ERASER's IoU", lambda: eraser_iou_counts(gold, predicted, n), lambda: loop_iou(slow_gold, slow_predicted), equal)
+    measure(
+        "characters or words",
+        lambda: unit_counts(gold, predicted, n),
+        lambda: loop_tokens(slow_gold, slow_predicted),
+        equal,
+    )
+    measure(
+        "exact spans", lambda: span_counts(gold, predicted, n), lambda: loop_spans(slow_gold, slow_predicted), equal
+    )
+    measure(
+        "ERASER's IoU",
+        lambda: eraser_iou_counts(gold, predicted, n),
+        lambda: loop_iou(slow_gold, slow_predicted),
+        equal,
+    )
     measure("one to one, IoU of one half", lambda: one_to_one_counts(gold, predicted, n), None, None)
     measure("one to one, any overlap", lambda: one_to_one_counts(gold, predicted, n, threshold=0.0), None, None)
-    measure("CodiEsp's references", lambda: reference_counts(gold, predicted, n), lambda: loop_references(slow_gold, slow_predicted), equal)
-    measure("the anatomy's classes", lambda: match_classes(tokens_of(gold), tokens_of(predicted), n), lambda: loop_classes(slow_gold, slow_predicted), equal)
+    measure(
+        "CodiEsp's references",
+        lambda: reference_counts(gold, predicted, n),
+        lambda: loop_references(slow_gold, slow_predicted),
+        equal,
+    )
+    measure(
+        "the anatomy's classes",
+        lambda: match_classes(tokens_of(gold), tokens_of(predicted), n),
+        lambda: loop_classes(slow_gold, slow_predicted),
+        equal,
+    )
     hard = sum(r["seconds"] for r in rows)
     scores = list(rng.dirichlet(np.full(args.words, 0.3), args.soft))
     marked = [rng.choice(args.words, 4, replace=False) for _ in range(args.soft)]
@@ -171,17 +212,41 @@ def main():
     def soft_same(numbers, plain):
         areas, hits = plain
         ours = np.stack([numbers[f"eraser/{q}"][:m, 0] for q in ("auprc", "average_precision", "roc_auc")], 1)
-        return np.allclose(ours, areas, atol=1e-9) and all(np.array_equal(numbers[f"emc/@{k}"][:m, 0], h) for k, h in zip((1, 5, 10, 50, 100), hits.T))
+        return np.allclose(ours, areas, atol=1e-9) and all(
+            np.array_equal(numbers[f"emc/@{k}"][:m, 0], h) for k, h in zip((1, 5, 10, 50, 100), hits.T)
+        )
 
-    measure("areas of ERASER, everything of EMC", lambda: score_numbers(laid, laid.scores, 0.05), lambda: loop_areas(scores[:m], marked[:m]), soft_same, args.soft)
+    measure(
+        "areas of ERASER, everything of EMC",
+        lambda: score_numbers(laid, laid.scores, 0.05),
+        lambda: loop_areas(scores[:m], marked[:m]),
+        soft_same,
+        args.soft,
+    )
     total = hard + rows[-1]["seconds"]
     notes, gold, predicted = rationales(n, rng)
-    table, seconds = spent(lambda: all_plausibility(notes, gold, predicted, definitions=[d for d in HARD if d not in MATCHINGS], progress=False))
+    table, seconds = spent(
+        lambda: all_plausibility(
+            notes, gold, predicted, definitions=[d for d in HARD if d not in MATCHINGS], progress=False
+        )
+    )
     summary, more = spent(lambda: summarise_plausibility(table))
-    facts = f"{n:,} pairs under all definitions that need no text: {total:.1f} seconds of the processor, {hard:.1f} of them for spans. From rationales to the table, with {len(notes):,} notes cut into words: {seconds:.1f}; {len(summary)} values with intervals of 2,000 draws from its {len(table):,} rows: {more:.1f}."
+    facts = (
+        f"{n:,} pairs under all definitions that need no text: {total:.1f} seconds of the processor, "
+        f"{hard:.1f} of them for spans. From rationales to the table, with {len(notes):,} notes cut "
+        f"into words: {seconds:.1f}; {len(summary)} values with intervals of 2,000 draws from its "
+        f"{len(table):,} rows: {more:.1f}."
+    )
     frame = pd.DataFrame(rows)
     frame.to_csv(RESULTS / "plausibility.csv", index=False)
-    lines = ["| " + " | ".join(map(str, r)) + " |" for r in [frame.columns.str.replace("_", " "), ["---"] * len(frame.columns), *frame.astype(object).where(frame.notna(), "").values]]
+    lines = [
+        "| " + " | ".join(map(str, r)) + " |"
+        for r in [
+            frame.columns.str.replace("_", " "),
+            ["---"] * len(frame.columns),
+            *frame.astype(object).where(frame.notna(), "").values,
+        ]
+    ]
     head = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}. {facts}"
     (RESULTS / "plausibility.md").write_text(head + "\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
     print(head)

@@ -1,12 +1,14 @@
-"""What each switch of a small teacher is worth: plausibility and grounding on the vignettes, one switch changed at a time.
+"""What each switch of a small teacher is worth: plausibility and grounding on the vignettes, one switch changed at a
+time.
 
     make llm                                     # in another terminal
     . llm/env.sh
     python benchmarks/teacher.py runs/teacher --split validation
 
-Answers are kept under the folder named, so a run that was stopped goes on; run again, it asks nothing. The teacher is tuned on the validation
-notes. Token F1 is that of `icdrat.evaluation.plausibility.counts` against the mentions of the annotators, with a 95 % interval from a bootstrap over
-notes; the difference to the whole set of switches is paired over the same notes. Results go to benchmarks/results/teacher.csv and .md.
+Answers are kept under the folder named, so a run that was stopped goes on; run again, it asks nothing. The teacher is
+tuned on the validation notes. Token F1 is that of `icdrat.evaluation.plausibility.counts` against the mentions of the
+annotators, with a 95 % interval from a bootstrap over notes; the difference to the whole set of switches is paired
+over the same notes. Results go to benchmarks/results/teacher.csv and .md.
 """
 
 import argparse
@@ -38,7 +40,10 @@ def ways(train):
         "no examples": (replace(best, n_shots=0), {}),
         "examples by code": (replace(best, choose="code"), {}),
         "examples by likeness": (replace(best, choose="similar"), {}),
-        "examples without evidence too": (replace(best, pool=examples(train, one_code=True, window=6, empty=True), n_shots=4), {}),
+        "examples without evidence too": (
+            replace(best, pool=examples(train, one_code=True, window=6, empty=True), n_shots=4),
+            {},
+        ),
         "all codes at once": (Manner(window=6), {}),
         "names from training notes": (replace(best, names_of=marked_names(train)), {}),
         "whole note without a candidate": (replace(best, fallback=True), {}),
@@ -68,13 +73,40 @@ def main():
             if told.only and name not in told.only:
                 continue
             there = server(**{k: v for k, v in options.items() if k != "everywhere"})
-            found = quoted(asked.notes, asked.codes, there, manner, store, concurrency=told.concurrency, offline=told.offline, source=name, everywhere=options.get("everywhere", True))
+            found = quoted(
+                asked.notes,
+                asked.codes,
+                there,
+                manner,
+                store,
+                concurrency=told.concurrency,
+                offline=told.offline,
+                source=name,
+                everywhere=options.get("everywhere", True),
+            )
             known, stem = facts(found, there, manner), name.replace(" ", "_").replace(",", "")
             write_record(told.folder / f"{stem}.offsets.jsonl", found.rationales, **known)
             write_answers(told.folder / f"{stem}.answers.jsonl", found.asked, asked.notes, **known)
             g = found.grounding
-            rows.append(dict(way=name, grounding=g.rate, quotes=g.quotes, exact=g.exact, normalised=g.normalised, fuzzy=g.fuzzy, ungrounded=g.ungrounded, without_evidence=g.without_evidence, unanswered=g.unanswered,
-                             invented=g.invented, malformed=g.malformed, questions=g.questions, tokens_read=g.prompt_tokens, tokens_written=g.completion_tokens, seconds=g.seconds))  # fmt: skip
+            rows.append(
+                dict(
+                    way=name,
+                    grounding=g.rate,
+                    quotes=g.quotes,
+                    exact=g.exact,
+                    normalised=g.normalised,
+                    fuzzy=g.fuzzy,
+                    ungrounded=g.ungrounded,
+                    without_evidence=g.without_evidence,
+                    unanswered=g.unanswered,
+                    invented=g.invented,
+                    malformed=g.malformed,
+                    questions=g.questions,
+                    tokens_read=g.prompt_tokens,
+                    tokens_written=g.completion_tokens,
+                    seconds=g.seconds,
+                )
+            )
             counts.append(plausibility(asked.notes, gold, found.rationales))
             print(f"{name}: {g}", flush=True)
     table = pd.concat(counts)
@@ -92,12 +124,27 @@ def main():
     RESULTS.mkdir(exist_ok=True)
     made = pd.DataFrame(rows).round(4)
     made.to_csv(RESULTS / "teacher.csv", index=False)
-    lines = ["| way | token F1 | difference | grounding | quotes | without evidence | seconds a question |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| way | token F1 | difference | grounding | quotes | without evidence | seconds a question |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for r in made.itertuples(index=False):
         r = dict(zip(made.columns, r))
-        change = f"{r['difference']:+.3f} [{r['difference low']:+.3f}, {r['difference high']:+.3f}]" if r.get("difference") == r.get("difference") and "difference" in r else ""
-        lines.append(f"| {r['way']} | {r['token/f1']:.3f} [{r['token/f1 low']:.3f}, {r['token/f1 high']:.3f}] | {change} | {r['grounding']:.0%} | {r['quotes']} | {r['without_evidence']} | {r['seconds'] / max(1, r['questions']):.1f} |")
-    (RESULTS / "teacher.md").write_text(f"{len(asked)} {told.split} vignettes, {len(gold)} pairs, model {there.model}\n\n" + "\n".join(lines) + "\n")
+        change = (
+            f"{r['difference']:+.3f} [{r['difference low']:+.3f}, {r['difference high']:+.3f}]"
+            if r.get("difference") == r.get("difference") and "difference" in r
+            else ""
+        )
+        lines.append(
+            (
+                f"| {r['way']} | {r['token/f1']:.3f} [{r['token/f1 low']:.3f}, "
+                f"{r['token/f1 high']:.3f}] | {change} | {r['grounding']:.0%} | {r['quotes']} | "
+                f"{r['without_evidence']} | {r['seconds'] / max(1, r['questions']):.1f} |"
+            )
+        )
+    (RESULTS / "teacher.md").write_text(
+        f"{len(asked)} {told.split} vignettes, {len(gold)} pairs, model {there.model}\n\n" + "\n".join(lines) + "\n"
+    )
     print("\n".join(lines))
 
 

