@@ -20,8 +20,18 @@ def tiny_encoder() -> str:
     folder = Path(tempfile.mkdtemp(prefix="tiny-encoder-"))
     state = torch.random.get_rng_state()
     torch.manual_seed(0)
-    sizes = dict(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, max_position_embeddings=16)
-    BertModel(BertConfig(vocab_size=len(pieces), hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, initializer_range=0.3, **sizes)).save_pretrained(folder)
+    sizes = dict(
+        hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, max_position_embeddings=16
+    )
+    BertModel(
+        BertConfig(
+            vocab_size=len(pieces),
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            initializer_range=0.3,
+            **sizes,
+        )
+    ).save_pretrained(folder)
     torch.random.set_rng_state(state)
     signs = dict(pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]")
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **signs).save_pretrained(folder)

@@ -25,7 +25,14 @@ def many(n):
 def completion(content, tokens=(7, 3)):
     "A response in the OpenAI form"
     usage = dict(prompt_tokens=tokens[0], completion_tokens=tokens[1], total_tokens=sum(tokens))
-    return dict(id="1", object="chat.completion", created=0, model="m", choices=[dict(index=0, finish_reason="stop", message=dict(role="assistant", content=content))], usage=usage)
+    return dict(
+        id="1",
+        object="chat.completion",
+        created=0,
+        model="m",
+        choices=[dict(index=0, finish_reason="stop", message=dict(role="assistant", content=content))],
+        usage=usage,
+    )
 
 
 class Half(str):
@@ -33,7 +40,8 @@ class Half(str):
 
 
 class Handler(BaseHTTPRequestHandler):
-    "Replies in turn: text is an answer, a dictionary a body, bytes a raw body, (status, headers) a failure, a number seconds to hang, a function is called with the request"
+    """Replies in turn: text is an answer, a dictionary a body, bytes a raw body, (status, headers) a failure, a number
+    seconds to hang; a function is called with the request"""
 
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -50,9 +58,17 @@ class Handler(BaseHTTPRequestHandler):
         if status != 200:
             body = json.dumps(dict(error=dict(message=f"you said: {asked['messages']}"))).encode()
         else:
-            body = reply if isinstance(reply, bytes) else json.dumps(reply if isinstance(reply, (dict, list)) else completion(reply)).encode()
+            body = (
+                reply
+                if isinstance(reply, bytes)
+                else json.dumps(reply if isinstance(reply, (dict, list)) else completion(reply)).encode()
+            )
         self.send_response(status)
-        headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), "retry-after-ms": "1"} | headers
+        headers = {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+            "retry-after-ms": "1",
+        } | headers
         for name, value in headers.items():
             if value is not None:
                 self.send_header(name, value)

@@ -3,8 +3,8 @@
     python tests/mutations.py                 all of tests/mutations*.toml; writes benchmarks/results/mutations.md
     python tests/mutations.py --only WORD     those whose name or module holds WORD; writes nothing
 
-Each change is made in a copy of the package in a temporary folder, so the checkout is never touched. A change that no test
-notices has survived, and the exit status is then 1.
+Each change is made in a copy of the package in a temporary folder, so the checkout is never touched. A change that no
+test notices has survived, and the exit status is then 1.
 """
 
 import argparse
@@ -43,7 +43,12 @@ def broken(mutation, folder):
     module = folder / mutation["module"]
     text = module.read_text(encoding="utf-8")
     if text.count(mutation["old"]) != 1:
-        raise SystemExit(f"{mutation['name']}: {mutation['old']!r} occurs {text.count(mutation['old'])} times in {mutation['module']}; it must occur once")
+        raise SystemExit(
+            (
+                f"{mutation['name']}: {mutation['old']!r} occurs {text.count(mutation['old'])} times "
+                f"in {mutation['module']}; it must occur once"
+            )
+        )
     module.write_text(text.replace(mutation["old"], mutation["new"]), encoding="utf-8")
 
 
@@ -51,11 +56,19 @@ def caught(mutation):
     "Whether the named test fails on the changed package"
     with tempfile.TemporaryDirectory() as folder:
         broken(mutation, Path(folder))
-        paths = dict(PYTHONPATH=folder, ICDRAT_ORACLE=os.environ.get("ICDRAT_ORACLE", str(ROOT.parent / "shared" / "oracle")))
+        paths = dict(
+            PYTHONPATH=folder, ICDRAT_ORACLE=os.environ.get("ICDRAT_ORACLE", str(ROOT.parent / "shared" / "oracle"))
+        )
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", mutation["test"]]
         run = subprocess.run(command, cwd=folder, env={**os.environ, **paths}, capture_output=True, text=True)
-    if run.returncode not in (0, 1) or "no tests ran" in run.stdout or " failed" not in run.stdout + " failed" * (run.returncode == 0):
-        raise SystemExit(f"{mutation['name']}: {mutation['test']} could not be run\n{run.stdout[-2000:]}{run.stderr[-2000:]}")
+    if (
+        run.returncode not in (0, 1)
+        or "no tests ran" in run.stdout
+        or " failed" not in run.stdout + " failed" * (run.returncode == 0)
+    ):
+        raise SystemExit(
+            f"{mutation['name']}: {mutation['test']} could not be run\n{run.stdout[-2000:]}{run.stderr[-2000:]}"
+        )
     return run.returncode == 1
 
 
@@ -73,10 +86,22 @@ def main():
         result = "caught" if caught(m) else "survived"
         print(f"{result:9} {m['name']}", flush=True)
         survived += [m["name"]] * (result == "survived")
-        rows.append([", ".join(f"`{p}`" for p in m["metrics"]), f"`{m['old']}` → `{m['new']}`", f"`{m['test'].split('::')[-1]}`", result])
+        rows.append(
+            [
+                ", ".join(f"`{p}`" for p in m["metrics"]),
+                f"`{m['old']}` → `{m['new']}`",
+                f"`{m['test'].split('::')[-1]}`",
+                result,
+            ]
+        )
     if not only:
         head = row(["metrics", "change", "test that catches it", "result"]) + row(["---"] * 4)
-        TABLE.write_text(f"{len(rows) - len(survived)} of {len(rows)} changes are caught. Made by `python tests/mutations.py`.\n\n" + head + "".join(map(row, rows)), encoding="utf-8")
+        TABLE.write_text(
+            f"{len(rows) - len(survived)} of {len(rows)} changes are caught. Made by `python tests/mutations.py`.\n\n"
+            + head
+            + "".join(map(row, rows)),
+            encoding="utf-8",
+        )
     if survived:
         raise SystemExit(f"survived: {', '.join(survived)}")
 

@@ -18,7 +18,9 @@ def readme() -> str:
     notebook.metadata["language_info"] = {"name": "python"}
     text, _ = MarkdownExporter().from_notebook_node(notebook)
     text = re.sub(r"\(([\w./]+)\.ipynb\)", r"(nbs/\1.ipynb)", text)  # links between notebooks
-    text = re.sub(r"https://(raw\.githubusercontent\.com/icdrat/icdrat/main|github\.com/icdrat/icdrat/blob/main)/", "", text)  # this very checkout
+    text = re.sub(
+        r"https://(raw\.githubusercontent\.com/icdrat/icdrat/main|github\.com/icdrat/icdrat/blob/main)/", "", text
+    )  # this very checkout
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 

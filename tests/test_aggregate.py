@@ -6,7 +6,24 @@ import pytest
 
 from icdrat.bootstrap import mean
 from icdrat.evaluation.cards import COUNTS
-from icdrat.evaluation.aggregate import MICRO, BadPValue, BadTable, NothingShared, UnequalNotes, UnknownMethod, approximate_randomisation, benjamini_hochberg, difference, effect_size, f1, p_value, precision, recall, summarise_counts, summarise_means
+from icdrat.evaluation.aggregate import (
+    MICRO,
+    BadPValue,
+    BadTable,
+    NothingShared,
+    UnequalNotes,
+    UnknownMethod,
+    approximate_randomisation,
+    benjamini_hochberg,
+    difference,
+    effect_size,
+    f1,
+    p_value,
+    precision,
+    recall,
+    summarise_counts,
+    summarise_means,
+)
 from icdrat.types import BadInput
 
 
@@ -52,7 +69,9 @@ def test_adjusted_p_values_match_the_oracle(oracle):
     for case in cases:
         adjusted = benjamini_hochberg(np.array(case["p_values"], float))
         np.testing.assert_allclose(adjusted, case["expected"]["adjusted"], atol=1e-6, err_msg=case["name"])
-        np.testing.assert_array_equal(adjusted <= case["alpha"] + 1e-12, case["expected"]["rejected"], err_msg=case["name"])
+        np.testing.assert_array_equal(
+            adjusted <= case["alpha"] + 1e-12, case["expected"]["rejected"], err_msg=case["name"]
+        )
 
 
 def test_randomisation_p_and_effect_match_the_oracle(oracle):
@@ -61,7 +80,9 @@ def test_randomisation_p_and_effect_match_the_oracle(oracle):
     for case in cases:
         null, expected = np.array(case["null_scores"], float), case["expected"]
         assert p_value(case["observed"], null) == pytest.approx(expected["p_value"], abs=1e-6), case["name"]
-        assert effect_size(case["observed"], null) == pytest.approx(float(expected["effect_size"]), abs=1e-5), case["name"]
+        assert effect_size(case["observed"], null) == pytest.approx(float(expected["effect_size"]), abs=1e-5), case[
+            "name"
+        ]
 
 
 def test_a_higher_level_gives_wider_intervals_in_a_table():
@@ -126,7 +147,10 @@ def test_randomisation_agrees_with_all_arrangements():
 
 def test_under_the_null_p_is_small_as_often_as_it_should_be():
     rng = np.random.default_rng(0)
-    p = [approximate_randomisation(*(np.stack([rng.normal(size=15), np.ones(15)], 1) for _ in "ab"), mean, 200, seed) for seed in range(300)]
+    p = [
+        approximate_randomisation(*(np.stack([rng.normal(size=15), np.ones(15)], 1) for _ in "ab"), mean, 200, seed)
+        for seed in range(300)
+    ]
     assert np.mean(np.array(p) <= 0.1) == pytest.approx(0.1, abs=0.05)
 
 
@@ -209,7 +233,9 @@ def test_counts_are_added_up_before_they_are_divided(seed):
 
 def test_a_pair_that_nobody_marked_is_not_counted():
     table = count_table(0)
-    nobody = pd.DataFrame([(i, "none", m, "toy/words", 0, 0, 0, 0) for i in ("n00", "x") for m in "ab"], columns=table.columns)
+    nobody = pd.DataFrame(
+        [(i, "none", m, "toy/words", 0, 0, 0, 0) for i in ("n00", "x") for m in "ab"], columns=table.columns
+    )
     pd.testing.assert_frame_equal(summarise_counts(table), summarise_counts(pd.concat([table, nobody])))
     assert difference(pd.concat([table, nobody]), "a", "b", "toy/words_f1", n_swaps=10).loc[0, "n_notes"] == 12
     assert summarise_counts(nobody)["n_pairs"].eq(0).all() and summarise_counts(nobody)["value"].isna().all()
@@ -251,7 +277,10 @@ def test_turning_a_difference_round_changes_only_its_sign(table, metric):
     assert ab["p"] == pytest.approx(ba["p"])
 
 
-@pytest.mark.parametrize("table, summarise, metric", [(long_table(5), summarise_means, "toy"), (count_table(5), summarise_counts, "toy/words_precision")])
+@pytest.mark.parametrize(
+    "table, summarise, metric",
+    [(long_table(5), summarise_means, "toy"), (count_table(5), summarise_counts, "toy/words_precision")],
+)
 def test_on_the_same_pairs_the_difference_is_that_of_the_summaries(table, summarise, metric):
     value = summarise(table).query("metric == @metric").set_index("method")["value"]
     row = difference(table, "a", "b", metric, n_swaps=100).loc[0]
@@ -269,15 +298,25 @@ def test_a_constant_gain_is_certain_even_on_hard_notes():
 
 def test_means_are_compared_on_the_pairs_that_both_have():
     table = long_table(7)
-    lonely = pd.DataFrame([dict(note_id="n00", code="only a", method="a", metric="toy", value=99.0), dict(note_id="x", code="C", method="b", metric="toy", value=-99.0)])
+    lonely = pd.DataFrame(
+        [
+            dict(note_id="n00", code="only a", method="a", metric="toy", value=99.0),
+            dict(note_id="x", code="C", method="b", metric="toy", value=-99.0),
+        ]
+    )
     plain, mixed = (difference(t, "a", "b", "toy", n_swaps=100) for t in (table, pd.concat([table, lonely])))
     pd.testing.assert_frame_equal(plain, mixed)
 
 
 def test_counts_are_compared_on_the_notes_that_both_have():
     table = count_table(8)
-    missed = pd.DataFrame([("n00", "only a", "a", "toy/words", 0, 0, 0, 50), ("x", "C", "b", "toy/words", 9, 9, 9, 9)], columns=table.columns)
-    plain, mixed = (difference(t, "a", "b", "toy/words_recall", n_swaps=100).loc[0] for t in (table, pd.concat([table, missed])))
+    missed = pd.DataFrame(
+        [("n00", "only a", "a", "toy/words", 0, 0, 0, 50), ("x", "C", "b", "toy/words", 9, 9, 9, 9)],
+        columns=table.columns,
+    )
+    plain, mixed = (
+        difference(t, "a", "b", "toy/words_recall", n_swaps=100).loc[0] for t in (table, pd.concat([table, missed]))
+    )
     assert mixed["value"] < plain["value"] and mixed["n_notes"] == plain["n_notes"]
 
 

@@ -14,7 +14,9 @@ from icdrat.text import mask_to_spans, spans_to_mask, words
 from icdrat.types import LEVELS, BadInput, Rationale, Span
 
 CODES = [icd("I10"), icd("R11.0")]
-TEXT = " ".join(f"w{i}" for i in range(60))  # one word apart, so that each marked word is a span of its own or part of a run
+TEXT = " ".join(
+    f"w{i}" for i in range(60)
+)  # one word apart, so that each marked word is a span of its own or part of a run
 PLACES = words(TEXT)
 
 
@@ -24,7 +26,11 @@ def notes(n=8):
 
 def marked(source, seed, n=8, share=0.3, level="mention"):
     rng = np.random.default_rng(seed)
-    return [Rationale(f"n{i}", c, mask_to_spans(rng.random(60) < share, PLACES), source, level) for i in range(n) for c in CODES]
+    return [
+        Rationale(f"n{i}", c, mask_to_spans(rng.random(60) < share, PLACES), source, level)
+        for i in range(n)
+        for c in CODES
+    ]
 
 
 def decisions(rationales):
@@ -49,7 +55,9 @@ def test_a_note_that_an_annotator_did_not_read_is_missing(seed):
     x, y, z = decisions(a), decisions(b), np.full(8 * 2 * 60, np.nan)
     z[: 3 * 2 * 60] = decisions(c)
     found = values(agreement(notes(), a + b + c, n_draws=10))
-    assert found["token/alpha"] == pytest.approx(krippendorff.alpha(np.stack([x, y, z]), level_of_measurement="nominal"))
+    assert found["token/alpha"] == pytest.approx(
+        krippendorff.alpha(np.stack([x, y, z]), level_of_measurement="nominal")
+    )
     both = [(p, q) for p, q in combinations((x, y, z), 2)]
     light = [cohen_kappa_score(*(v[~np.isnan(p + q)] for v in (p, q))) for p, q in both]
     assert found["token/kappa"] == pytest.approx(np.mean(light))
@@ -57,7 +65,9 @@ def test_a_note_that_an_annotator_did_not_read_is_missing(seed):
 
 def test_identical_annotators_agree_fully():
     table = agreement(notes(), marked("a", 0) + marked("b", 0), n_draws=50)
-    rows = table[table["level"].isin(["mention", "any"]) & ~table["metric"].isin(["has_evidence/kappa", "has_evidence/alpha"])]
+    rows = table[
+        table["level"].isin(["mention", "any"]) & ~table["metric"].isin(["has_evidence/kappa", "has_evidence/alpha"])
+    ]
     np.testing.assert_allclose(rows[["value", "low", "high"]].to_numpy(), 1)
 
 

@@ -28,7 +28,24 @@ from icdrat.data.exchange import BrokenFile, MissingFile
 from icdrat.types import LEVELS, BadInput, Code, Rationale, Span
 
 CODES = [icd("E11.9"), icd("I10"), Code("icd10pcs", "0DTJ4ZZ")]
-PIECES = ["T2DM", " ", "\r\n", "\n", "\t", "náuseas", "🙂", "👨‍👩‍👧", "e\u0301", "\u2028", "\x85", "  ", ".", "CHF", "<b>", "|"]
+PIECES = [
+    "T2DM",
+    " ",
+    "\r\n",
+    "\n",
+    "\t",
+    "náuseas",
+    "🙂",
+    "👨‍👩‍👧",
+    "e\u0301",
+    "\u2028",
+    "\x85",
+    "  ",
+    ".",
+    "CHF",
+    "<b>",
+    "|",
+]
 
 
 def made(seed, source="ann"):
@@ -112,10 +129,19 @@ def test_a_slip_in_an_export_is_named(tmp_path):
 
 def test_a_skipped_annotation_says_nothing(tmp_path):
     corpus, _ = made(2)
-    assert read_label_studio(export(tmp_path / "e.json", corpus, [dict(completed_by=1, was_cancelled=True, result=[region(0, 2)])]), corpus) == []
+    assert (
+        read_label_studio(
+            export(tmp_path / "e.json", corpus, [dict(completed_by=1, was_cancelled=True, result=[region(0, 2)])]),
+            corpus,
+        )
+        == []
+    )
 
 
-@pytest.mark.parametrize("content, error", [(b"[{", BrokenFile), (b"\xff", BrokenFile), (b"{}", BadExport), (b"[1]", BadExport), (b"", BrokenFile)])
+@pytest.mark.parametrize(
+    "content, error",
+    [(b"[{", BrokenFile), (b"\xff", BrokenFile), (b"{}", BadExport), (b"[1]", BadExport), (b"", BrokenFile)],
+)
 def test_what_is_no_export_is_refused(content, error, tmp_path):
     (tmp_path / "e.json").write_bytes(content)
     with pytest.raises(error):
@@ -146,7 +172,13 @@ def test_a_text_with_converted_line_endings_is_refused(tmp_path):
 @pytest.mark.parametrize("write", [write_label_studio, write_brat])
 def test_restricted_notes_are_for_their_owner_only(write, tmp_path):
     corpus, gold = made(4)
-    write(tmp_path / "out", build("odd", [dict(note_id=n.id, text=n.text, codes=CODES, split="test") for n in corpus.notes], restricted=True), gold)
+    write(
+        tmp_path / "out",
+        build(
+            "odd", [dict(note_id=n.id, text=n.text, codes=CODES, split="test") for n in corpus.notes], restricted=True
+        ),
+        gold,
+    )
     assert (tmp_path / "out").stat().st_mode & 0o77 == 0
     for file in (tmp_path / "out").iterdir():
         assert file.name == ".gitignore" or file.stat().st_mode & 0o77 == 0
@@ -163,7 +195,9 @@ def test_blanks_and_punctuation_at_the_ends_are_no_dispute():
 def test_nobody_disagrees_with_themselves(seed):
     corpus, gold = made(seed)
     settled, tasks = adjudication(corpus, gold, gold)
-    assert tasks == [] and {(r.note_id, r.code, r.level) for r in settled} == {(r.note_id, r.code, r.level) for r in gold}
+    assert tasks == [] and {(r.note_id, r.code, r.level) for r in settled} == {
+        (r.note_id, r.code, r.level) for r in gold
+    }
 
 
 @pytest.mark.parametrize("seed", range(20))

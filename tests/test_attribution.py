@@ -12,7 +12,17 @@ from icdrat.coder.convolutional import CamlNetwork
 from icdrat.coder.network import LabelAttention, LabelAttentionCoder, LabelCrossAttention, LabelNetwork
 from icdrat.coder.plm import PlmNetwork
 from icdrat.rationale.attribution.explain import (
-    METHODS, NoCodesFor, UnknownMethod, UnknownOption, WrongCoder, attention, explain, label_attention, method, methods, read_note,
+    METHODS,
+    NoCodesFor,
+    UnknownMethod,
+    UnknownOption,
+    WrongCoder,
+    attention,
+    explain,
+    label_attention,
+    method,
+    methods,
+    read_note,
 )
 from icdrat.rationale.attribution.gradients import DoesNotAddUp, embedded, walk
 from icdrat.rationale.attribution.perturbation import Question
@@ -22,7 +32,15 @@ from icdrat.types import Code, CodeNotInVocabulary, Note, Span
 CODES = [Code("icd10cm", c) for c in ("E11.9", "I10", "R52", "J45")]
 LEXICON = [f"word{i}" for i in range(16)]
 SEEDS = range(4)
-BERT = dict(model_type="bert", vocab_size=19, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12, max_position_embeddings=16)
+BERT = dict(
+    model_type="bert",
+    vocab_size=19,
+    hidden_size=8,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=12,
+    max_position_embeddings=16,
+)
 
 
 class InPieces(WordVocabulary):
@@ -31,7 +49,9 @@ class InPieces(WordVocabulary):
     def _read(self, text):
         ids, places = super()._read(text)
         halves = [[(s, (s + e) // 2), ((s + e) // 2, e)] for s, e in places.tolist()]
-        return np.array([1, *np.repeat(ids, 2), 1]), np.array([(0, 0), *[p for ps in halves for p in ps], (len(text), len(text))])
+        return np.array([1, *np.repeat(ids, 2), 1]), np.array(
+            [(0, 0), *[p for ps in halves for p in ps], (len(text), len(text))]
+        )
 
     def places(self, text):
         return super()._read(text)[1]
@@ -67,7 +87,12 @@ def random_coder(network, seed, reader=InPieces):
     vocabulary = reader(LEXICON)
     net = NETWORKS[network](len(vocabulary))
     for p in net.parameters():
-        p.data.copy_(torch.from_numpy(np.random.default_rng([seed, p.numel()]).normal(size=tuple(p.shape)) * (0.5 if network == "plm_icd" else 1)))
+        p.data.copy_(
+            torch.from_numpy(
+                np.random.default_rng([seed, p.numel()]).normal(size=tuple(p.shape))
+                * (0.5 if network == "plm_icd" else 1)
+            )
+        )
     return LabelAttentionCoder(net, vocabulary, CODES)
 
 
@@ -105,7 +130,13 @@ def known(coder):
 def test_the_shelf_holds_what_this_library_has():
     assert sorted(set(methods()) & set(ALL_METHODS)) == sorted(ALL_METHODS)
     assert set(methods("captum")) == {*GRADIENTS, *ASKING}
-    assert [m for m, x in methods().items() if x.signed] == ["integrated_gradients", "gradient_shap", "deeplift", "lime", "kernel_shap"]
+    assert [m for m, x in methods().items() if x.signed] == [
+        "integrated_gradients",
+        "gradient_shap",
+        "deeplift",
+        "lime",
+        "kernel_shap",
+    ]
 
 
 def test_a_method_is_one_function():
@@ -160,7 +191,13 @@ def test_a_coder_that_cannot_be_opened_is_refused_by_name(name):
 @pytest.mark.parametrize("operator", ["mask", "delete"])
 def test_any_coder_can_be_asked(name, operator):
     note = Note("n", "aspirin, held")
-    found = scores(NotALabelAttentionCoder(), note, name, **({} if name == "random" else dict(operator=operator)), **(dict(per_word=50) if name == "kernel_shap" else {}))
+    found = scores(
+        NotALabelAttentionCoder(),
+        note,
+        name,
+        **({} if name == "random" else dict(operator=operator)),
+        **(dict(per_word=50) if name == "kernel_shap" else {}),
+    )
     assert found.shape == (len(CODES), 2)
     if name in ("occlusion", "kernel_shap"):
         np.testing.assert_allclose(found, [[7 / 50, 4 / 50]] * len(CODES), atol=1e-4)
@@ -184,8 +221,14 @@ def test_scores_do_not_depend_on_company(pair):
     for name in known(coder):
         few = FEWER.get(name, {})
         alone = scores(coder, note, name, CODES[2:3], **few)[0]
-        company = [e for e in explain(coder, notes, {n.id: CODES[::-1] for n in notes}, name, progress=False, **few) if (e.note_id, e.code) == (note.id, CODES[2])]
-        np.testing.assert_allclose(company[0].scores, alone, atol=2e-6 if name in ("lime", "kernel_shap") else 1e-10, err_msg=name)
+        company = [
+            e
+            for e in explain(coder, notes, {n.id: CODES[::-1] for n in notes}, name, progress=False, **few)
+            if (e.note_id, e.code) == (note.id, CODES[2])
+        ]
+        np.testing.assert_allclose(
+            company[0].scores, alone, atol=2e-6 if name in ("lime", "kernel_shap") else 1e-10, err_msg=name
+        )
 
 
 def test_scores_do_not_depend_on_memory(pair):
@@ -196,9 +239,16 @@ def test_scores_do_not_depend_on_memory(pair):
             few = dict(skip=skip, **FEWER.get(name, {}))
             whole = scores(coder, note, name, **few)
             for most_tokens in (0, 20):
-                np.testing.assert_allclose(scores(coder, note, name, most_tokens=most_tokens, **few), whole, atol=1e-10, err_msg=name)
+                np.testing.assert_allclose(
+                    scores(coder, note, name, most_tokens=most_tokens, **few), whole, atol=1e-10, err_msg=name
+                )
     for name in ASKING:
-        np.testing.assert_allclose(scores(coder, note, name, at_once=3), scores(coder, note, name), atol=2e-6 if name in ("lime", "kernel_shap") else 1e-10, err_msg=name)
+        np.testing.assert_allclose(
+            scores(coder, note, name, at_once=3),
+            scores(coder, note, name),
+            atol=2e-6 if name in ("lime", "kernel_shap") else 1e-10,
+            err_msg=name,
+        )
 
 
 def test_seeds_repeat_and_differ(pair):
@@ -231,8 +281,15 @@ def test_a_word_that_the_network_ignores_gets_nothing(network, seed):
     with torch.no_grad():
         coder.network.embedding[2] = coder.network.embedding[3 + LEXICON.index("word3")] = 0
     for name in [*GRADIENTS, *ASKING]:
-        found = scores(coder, note, name, **(dict(per_word=200) if name == "kernel_shap" else dict(noise=0.0) if name == "gradient_shap" else {}))
-        assert np.abs(found[:, 2]).max() <= (0.05 if name in ("lime", "kernel_shap") else 1e-9) * np.abs(found).max(), name
+        found = scores(
+            coder,
+            note,
+            name,
+            **(dict(per_word=200) if name == "kernel_shap" else dict(noise=0.0) if name == "gradient_shap" else {}),
+        )
+        assert np.abs(found[:, 2]).max() <= (0.05 if name in ("lime", "kernel_shap") else 1e-9) * np.abs(found).max(), (
+            name
+        )
         assert np.abs(found).max() > 0
 
 
@@ -241,7 +298,9 @@ def test_a_word_that_the_network_ignores_gets_nothing(network, seed):
 
 def difference(coder, note):
     n = embedded(coder, note.text)
-    return (walk(coder.network, n.x, n.x, range(4)).logits - walk(coder.network, n.base, n.base, range(4)).logits)[0].numpy()
+    return (walk(coder.network, n.x, n.x, range(4)).logits - walk(coder.network, n.base, n.base, range(4)).logits)[
+        0
+    ].numpy()
 
 
 def test_integrated_gradients_deeplift_and_kernel_shap_add_up(pair):
@@ -278,7 +337,9 @@ def test_what_is_skipped_is_bounded(pair):
     long = Note("long", " ".join([note.text] * 40))
     exact = scores(coder, long, "input_x_gradient")
     for skip in (1e-6, 1e-3):
-        assert (np.abs(scores(coder, long, "input_x_gradient", skip=skip) - exact).max(1) <= 30 * skip * exact.sum(1)).all()
+        assert (
+            np.abs(scores(coder, long, "input_x_gradient", skip=skip) - exact).max(1) <= 30 * skip * exact.sum(1)
+        ).all()
 
 
 def test_occlusion_is_the_change_of_the_logit(pair):
@@ -287,8 +348,12 @@ def test_occlusion_is_the_change_of_the_logit(pair):
     for operator in ("mask", "delete"):
         ids = [coder.reader.encode(note.text, [Span(*p)], operator)[0] for p in places.tolist()]
         whole, without = coder.logits([coder.reader.encode(note.text)[0]]), coder.logits(ids)
-        np.testing.assert_allclose(scores(coder, note, "occlusion", operator=operator), np.abs(whole - without).T, atol=1e-10)
-        np.testing.assert_allclose(scores(coder, note, "occlusion", operator=operator, signed=True), (whole - without).T, atol=1e-10)
+        np.testing.assert_allclose(
+            scores(coder, note, "occlusion", operator=operator), np.abs(whole - without).T, atol=1e-10
+        )
+        np.testing.assert_allclose(
+            scores(coder, note, "occlusion", operator=operator, signed=True), (whole - without).T, atol=1e-10
+        )
 
 
 @pytest.mark.parametrize("seed", SEEDS[:2])
@@ -298,7 +363,9 @@ def test_questions_are_what_the_coder_answers(pair, seed):
     for operator in ("mask", "delete"):
         logits = Question(coder, note.text, [3, 1], operator, at_once=2)(keep)
         erased = [[Span(*o) for o in coder.reader.places(note.text)[~k].tolist()] for k in keep]
-        np.testing.assert_allclose(1 / (1 + np.exp(-logits)), coder([note.text] * 7, erased, operator)[:, [3, 1]], atol=1e-10)
+        np.testing.assert_allclose(
+            1 / (1 + np.exp(-logits)), coder([note.text] * 7, erased, operator)[:, [3, 1]], atol=1e-10
+        )
 
 
 def test_attention_by_name_is_the_attention_of_the_coder(pair):
@@ -328,11 +395,20 @@ class Toy(LabelNetwork):
         super().__init__()
         self.embedding = nn.Parameter(torch.tensor(state["emb.weight"]))
         part = lambda name: torch.tensor(state[f"label_wise_attention.{name}"])
-        self.head = LabelCrossAttention(self.embedding.shape[1], len(state["label_wise_attention.label_representations"]))
-        self.head.load_state_dict(dict(
-            query=part("label_representations"), key=part("weights_k.weight"), value=part("weights_v.weight"), value_bias=part("weights_v.bias"),
-            weight=part("output_linear.weight")[0], bias=part("output_linear.bias"), **{f"norm.{k}": part(f"layernorm.{k}") for k in ("weight", "bias")},
-        ))
+        self.head = LabelCrossAttention(
+            self.embedding.shape[1], len(state["label_wise_attention.label_representations"])
+        )
+        self.head.load_state_dict(
+            dict(
+                query=part("label_representations"),
+                key=part("weights_k.weight"),
+                value=part("weights_v.weight"),
+                value_bias=part("weights_v.bias"),
+                weight=part("output_linear.weight")[0],
+                bias=part("output_linear.bias"),
+                **{f"norm.{k}": part(f"layernorm.{k}") for k in ("weight", "bias")},
+            )
+        )
 
     def embed(self, ids):
         return self.embedding[ids]
@@ -365,15 +441,25 @@ def test_the_numbers_are_those_of_explainable_medical_coding(oracle, case):
     if case >= len(cases):
         pytest.skip("fewer cases")
     case = cases[case]
-    coder = LabelAttentionCoder(Toy(case["state"]), Numbers(), [Code("icd10cm", f"A0{i}") for i in range(len(case["state"]["label_wise_attention.label_representations"]))])
-    note, codes, expected = Note("n", " ".join(map(str, case["input_ids"]))), [coder.codes[i] for i in case["target_ids"]], case["expected"]
+    coder = LabelAttentionCoder(
+        Toy(case["state"]),
+        Numbers(),
+        [Code("icd10cm", f"A0{i}") for i in range(len(case["state"]["label_wise_attention.label_representations"]))],
+    )
+    note, codes, expected = (
+        Note("n", " ".join(map(str, case["input_ids"]))),
+        [coder.codes[i] for i in case["target_ids"]],
+        case["expected"],
+    )
     found = lambda name, **o: scores(coder, note, name, codes, **o).T
     np.testing.assert_allclose(coder.logits([np.array(case["input_ids"])])[0], expected["logits"], atol=1e-5)
     np.testing.assert_allclose(found("attention"), expected["attention (laat)"], atol=1e-5)
     np.testing.assert_allclose(found("attingrad", norm="note"), expected["attingrad (grad_attention)"], atol=1e-5)
     np.testing.assert_allclose(found("attgrad"), expected["attgrad (atgrad_attention)"], atol=1e-4)
     np.testing.assert_allclose(found("occlusion", norm="note"), expected["occlusion@1"], atol=1e-5)
-    np.testing.assert_allclose(found("input_x_gradient"), expected["input_x_gradient_l2_per_token_by_target"], atol=1e-5)
+    np.testing.assert_allclose(
+        found("input_x_gradient"), expected["input_x_gradient_l2_per_token_by_target"], atol=1e-5
+    )
 
 
 # a real encoder
@@ -391,6 +477,8 @@ def test_a_real_encoder_in_bounded_memory():
         np.testing.assert_allclose(tight, whole, atol=1e-5 * np.abs(whole).max())
     delta = scores(coder, note, "deeplift").sum(1)
     masked = np.where(embedded(coder, note.text).word >= 0, reader.mask, read_note(coder, note.text)[0])
-    np.testing.assert_allclose(delta, -np.diff(coder.logits([read_note(coder, note.text)[0], masked]), axis=0)[0], atol=1e-4)
+    np.testing.assert_allclose(
+        delta, -np.diff(coder.logits([read_note(coder, note.text)[0], masked]), axis=0)[0], atol=1e-4
+    )
     rolled = scores(coder, note, "attention_rollout")
     assert (rolled >= 0).all() and (rolled.sum(1) <= 1 + 1e-5).all()

@@ -121,7 +121,9 @@ def test_certainty_is_perfect_or_perfectly_wrong(wrong, brier):
 def test_a_constant_at_the_base_rate_is_calibrated_and_knows_nothing():
     y = np.arange(40).reshape(10, 4) % 4 == 0
     scores = calibration_scores(np.full((10, 4), y.mean()), y)
-    assert scores["guo/ece_pooled"] == pytest.approx(0) and scores["brier/score"] == pytest.approx(y.mean() * (1 - y.mean()))
+    assert scores["guo/ece_pooled"] == pytest.approx(0) and scores["brier/score"] == pytest.approx(
+        y.mean() * (1 - y.mean())
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -146,7 +148,11 @@ def test_float32_counts_as_float64_does():
 def test_every_number_has_a_card_and_is_better_low():
     p, y = toy(0)
     for name, value in calibration_scores(p, y).items():
-        assert Score(name, value, "n1", Code("icd10cm", "E11.9"), "coder") and card(name).higher_is_better is False and card(name).family == "coding"
+        assert (
+            Score(name, value, "n1", Code("icd10cm", "E11.9"), "coder")
+            and card(name).higher_is_better is False
+            and card(name).family == "coding"
+        )
 
 
 # intervals and the perfect coder

@@ -8,8 +8,17 @@ import torch
 
 from icdrat.coder import base, convolutional, network
 from icdrat.coder.base import (
-    MASK, UNKNOWN, BadConfig, BadWeights, EmptyVocabulary, NotACoder, UnknownArchitecture, WordVocabulary,
-    by_length, load_coder, word_vocabulary,
+    MASK,
+    UNKNOWN,
+    BadConfig,
+    BadWeights,
+    EmptyVocabulary,
+    NotACoder,
+    UnknownArchitecture,
+    WordVocabulary,
+    by_length,
+    load_coder,
+    word_vocabulary,
 )
 from icdrat.coder.convolutional import CamlNetwork
 from icdrat.coder.network import LabelAttentionCoder

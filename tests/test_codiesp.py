@@ -105,7 +105,11 @@ def test_rationales_hold_all_fragments_sorted(made):
 
 def test_empty_fragments_are_dropped_and_counted(made):
     edit(made / "dev" / "devX.tsv", b"\tmaleolar Edema\t", b"\tmaleolar Edema \t")
-    edit(made / "dev" / "devX.tsv", offsets(["maleolar", "Edema"]).encode(), offsets(["maleolar", "Edema"]).encode() + b";5 5")
+    edit(
+        made / "dev" / "devX.tsv",
+        offsets(["maleolar", "Edema"]).encode(),
+        offsets(["maleolar", "Edema"]).encode() + b";5 5",
+    )
     [edema] = [r for r in codiesp(made).gold if r.code == icd("R60.0") and r.note_id == "Y-1"]
     assert len(edema) == 2
     report = check_references(made)["dev"]
@@ -190,7 +194,13 @@ def test_a_table_that_lost_whole_notes_is_refused(made):
         ("trainD.tsv", b"X-1\tr60", b"X-7\tr60", MissingFile, "trainD.tsv, line 3: note 'X-7' has no text"),
         ("trainX.tsv", b"\themoptisis\t", b"\themo\tptisis\t", BadLine, "trainX.tsv, line 1: 6 columns instead of 5"),
         ("trainX.tsv", b"DIAGNOSTICO\tr06", b"DIAGNOSIS\tr06", BadLine, "trainX.tsv, line 2: the second column"),
-        ("trainX.tsv", b"X-1\tDIAGNOSTICO\tr60", b"X-8\tDIAGNOSTICO\tr60", MissingFile, "trainX.tsv, line 3: note 'X-8'"),
+        (
+            "trainX.tsv",
+            b"X-1\tDIAGNOSTICO\tr60",
+            b"X-8\tDIAGNOSTICO\tr60",
+            MissingFile,
+            "trainX.tsv, line 3: note 'X-8'",
+        ),
         ("trainX.tsv", b"r06.00", b"i10", BadLine, "trainX.tsv, line 2: I10 is not among the codes"),
         ("trainX.tsv", b"10 20", b"20 10", BadLine, "trainX.tsv, line 1: .*backwards"),
         ("trainX.tsv", b"10 20", b"10 2000", BadLine, "trainX.tsv, line 1: a fragment ends at 2000"),
@@ -275,7 +285,11 @@ def test_all_codes_are_diagnoses_and_procedures_together(made):
 def test_by_article_no_article_is_in_two_splits_and_the_test_is_whole(real, data_folder):
     apart = codiesp(data_folder, by_article=True)
     train, test = ({article(n.id) for n in apart.split(s).notes} for s in ("train", "test"))
-    assert not train & test and apart.splits["test"] == real.splits["test"] and apart.splits["train"] < real.splits["train"]
+    assert (
+        not train & test
+        and apart.splits["test"] == real.splits["test"]
+        and apart.splits["train"] < real.splits["train"]
+    )
     assert {r.note_id for r in apart.gold} <= {n.id for n in apart.notes}
 
 
@@ -418,13 +432,18 @@ def test_a_silver_file_that_is_cut_off_missing_or_a_folder_is_refused(made):
 def marked(*sentences, language="es", system="icd10cm"):
     "A corpus of one note; [brackets] mark the evidence, one code a mention"
     parts = re.split(r"[\[\]]", " ".join(sentences))
-    codes = [icd(c, system) for c in (["r50.9", "r05", "r11.0", "i10", "j18.9", "m54.5"] if system == "icd10cm" else ["0bjd", "3e0"])]
+    codes = [
+        icd(c, system)
+        for c in (["r50.9", "r05", "r11.0", "i10", "j18.9", "m54.5"] if system == "icd10cm" else ["0bjd", "3e0"])
+    ]
     gold, at = [], 0
     for i, part in enumerate(parts):
         if i % 2:
             gold.append(Rationale("n", codes[i // 2], [Span(at, at + len(part))], "human"))
         at += len(part)
-    return build("made", [dict(note_id="n", text="".join(parts), codes=[r.code for r in gold], split="train")], gold, language)
+    return build(
+        "made", [dict(note_id="n", text="".join(parts), codes=[r.code for r in gold], split="train")], gold, language
+    )
 
 
 def flags(*sentences):
@@ -508,7 +527,9 @@ def test_denied_and_kept_spans_are_the_gold_and_nothing_is_cut_twice():
     corpus = marked("Sin [fiebre].", "Con [tos] seca.", "No refiere [náuseas] ni [mareo].")
     denied, kept = negated(corpus), without_negated(corpus)
     assert {r.source for r in denied} == {"human_negated"} and {r.source for r in kept.gold} == {"human"}
-    assert sorted(s for rs in (denied, kept.gold) for r in rs for s in r.spans) == sorted(s for r in corpus.gold for s in r.spans)
+    assert sorted(s for rs in (denied, kept.gold) for r in rs for s in r.spans) == sorted(
+        s for r in corpus.gold for s in r.spans
+    )
     assert len(kept.gold) == 1 and negated(kept) == [] and without_negated(kept).gold == kept.gold
 
 
@@ -538,10 +559,18 @@ def test_a_rule_for_spanish_refuses_other_languages():
 def test_spans_of_white_space_or_across_sentences_do_no_harm():
     text = "  Sin fiebre. Tos.  "
     spans = [Span(0, 1), Span(6, 16), Span(18, 20)]
-    corpus = build("made", [dict(note_id="n", text=text, codes=[icd("R05")], split="train")], [Rationale("n", icd("R05"), spans, "human")], "es")
+    corpus = build(
+        "made",
+        [dict(note_id="n", text=text, codes=[icd("R05")], split="train")],
+        [Rationale("n", icd("R05"), spans, "human")],
+        "es",
+    )
     assert [s for r in negated(corpus) for s in r.spans] == [Span(6, 16)]
     corpus = build(
-        "made", [dict(note_id="n", text="  Fiebre sin tos", codes=[icd("R50.9")], split="train")], [Rationale("n", icd("R50.9"), [Span(1, 8)], "human")], "es"
+        "made",
+        [dict(note_id="n", text="  Fiebre sin tos", codes=[icd("R50.9")], split="train")],
+        [Rationale("n", icd("R50.9"), [Span(1, 8)], "human")],
+        "es",
     )
     assert negated(corpus) == []
 

@@ -5,8 +5,25 @@ import pandas as pd
 import pytest
 
 from icdrat.bootstrap import bootstrap_weights
-from icdrat.coder.compare import BANDS, BadBands, UnequalGroups, bands, chapters, group_intervals, imbalance, score_differences
-from icdrat.coder.scores import NoNoteWithCodes, auc_scores, code_counts, code_scores, prf_of_counts, score_draws, score_intervals
+from icdrat.coder.compare import (
+    BANDS,
+    BadBands,
+    UnequalGroups,
+    bands,
+    chapters,
+    group_intervals,
+    imbalance,
+    score_differences,
+)
+from icdrat.coder.scores import (
+    NoNoteWithCodes,
+    auc_scores,
+    code_counts,
+    code_scores,
+    prf_of_counts,
+    score_draws,
+    score_intervals,
+)
 from icdrat.types import BadInput, Code
 
 COLUMNS = ["value", "low", "high"]
@@ -72,10 +89,14 @@ def test_the_interval_of_a_group_is_that_of_drawn_notes(seed):
         area.append(auc_scores(p[drawn][:, part], truth[drawn][:, part])["auc_macro"])
         drawn = drawn[coded[drawn]]
         q, t = p[drawn][:, part], truth[drawn][:, part]
-        per_code = prf_of_counts(np.stack([((q > 0.5) & t).sum(0), ((q > 0.5) & ~t).sum(0), ((q <= 0.5) & t).sum(0)], -1))[:, 2]
+        per_code = prf_of_counts(
+            np.stack([((q > 0.5) & t).sum(0), ((q > 0.5) & ~t).sum(0), ((q <= 0.5) & t).sum(0)], -1)
+        )[:, 2]
         f1.append(per_code[t.any(0)].mean() if t.any() else np.nan)
     for metric, values in {"edin/f1_macro": f1, "edin/auc_macro": area}.items():
-        np.testing.assert_allclose(found.loc[(metric, "a"), ["low", "high"]].astype(float), np.nanpercentile(values, [2.5, 97.5]))
+        np.testing.assert_allclose(
+            found.loc[(metric, "a"), ["low", "high"]].astype(float), np.nanpercentile(values, [2.5, 97.5])
+        )
 
 
 def test_a_group_without_gold_has_no_score_and_does_no_harm():
@@ -118,7 +139,13 @@ def test_borders_that_do_not_increase_are_refused(ends):
 
 
 def test_chapters_come_in_their_order_and_other_systems_after_them():
-    codes = [Code("icd9cm", "401.9"), Code("icd10cm", "Z79"), Code("icd10cm", "E11.9"), Code("icd10cm", "A41.9"), Code("icd10cm", "I10")]
+    codes = [
+        Code("icd9cm", "401.9"),
+        Code("icd10cm", "Z79"),
+        Code("icd10cm", "E11.9"),
+        Code("icd10cm", "A41.9"),
+        Code("icd10cm", "I10"),
+    ]
     assert list(chapters(codes)) == ["icd9cm", "21", "4", "1", "9"]
     assert list(chapters(codes).categories) == ["1", "4", "9", "21", "icd9cm"]
 
@@ -181,13 +208,18 @@ def test_a_coder_never_differs_from_itself():
 
 def test_turned_around_the_sign_turns():
     (p, truth), (other, _) = tables(1), tables(101)
-    there, back = (score_differences(*x, n_draws=100)[COLUMNS].to_numpy() for x in ((p, other, truth, 0.5, 0.6), (other, p, truth, 0.6, 0.5)))
+    there, back = (
+        score_differences(*x, n_draws=100)[COLUMNS].to_numpy()
+        for x in ((p, other, truth, 0.5, 0.6), (other, p, truth, 0.6, 0.5))
+    )
     np.testing.assert_allclose(there, -back[:, [0, 2, 1]], atol=1e-12)
 
 
 def test_pairing_narrows_the_interval_of_coders_that_err_alike():
     p, truth = tables(0, notes=150)
     close = np.clip(p + 0.05 * np.random.default_rng(0).normal(size=p.shape), 0, 1)
-    paired = score_differences(p, close, truth, 0.5, 0.5, definitions=("edin",)).set_index("metric").loc["edin/f1_micro"]
+    paired = (
+        score_differences(p, close, truth, 0.5, 0.5, definitions=("edin",)).set_index("metric").loc["edin/f1_micro"]
+    )
     alone = score_intervals(p, truth, 0.5, definitions=("edin",)).set_index("metric").loc["edin/f1_micro"]
     assert paired.high - paired.low < alone.high - alone.low

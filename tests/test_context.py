@@ -64,7 +64,10 @@ def test_words_that_trigger_nothing_change_nothing(seed):
 
 def test_reach_ends():
     assert turned("No " + "word " * 20 + "gout") == ("negated",) and turned("No " + "word " * 21 + "gout") == ()
-    assert turned("gout " + "word " * 6 + "ruled out") == ("negated",) and turned("gout " + "word " * 7 + "ruled out") == ()
+    assert (
+        turned("gout " + "word " * 6 + "ruled out") == ("negated",)
+        and turned("gout " + "word " * 7 + "ruled out") == ()
+    )
 
 
 def test_places_of_triggers_are_characters_of_the_sentence():
@@ -74,14 +77,23 @@ def test_places_of_triggers_are_characters_of_the_sentence():
         triggers(said, "de")
 
 
-SPANISH = ["No presenta {}", "Sin fiebre ni {}", "{} negativa", "Presenta {}", "Niega {} y tos", "Acude por {}, sin tos"]
+SPANISH = [
+    "No presenta {}",
+    "Sin fiebre ni {}",
+    "{} negativa",
+    "Presenta {}",
+    "Niega {} y tos",
+    "Acude por {}, sin tos",
+]
 
 
 @pytest.mark.parametrize("sentence", SPANISH)
 def test_spanish_negation_is_the_rule_of_codiesp(sentence):
     sentence = sentence.format("gota")
     at = sentence.index("gota")
-    assert ("negated" in flags(sentence, at, at + 4, "es")) == (denied_before(sentence, at, at + 4) or denied_after(sentence, at, at + 4))
+    assert ("negated" in flags(sentence, at, at + 4, "es")) == (
+        denied_before(sentence, at, at + 4) or denied_after(sentence, at, at + 4)
+    )
 
 
 def test_a_family_section_is_about_the_family_to_its_end():
@@ -95,7 +107,10 @@ def test_a_family_section_is_about_the_family_to_its_end():
 @pytest.mark.parametrize("seed", range(10))
 def test_flagging_keeps_every_mention_and_its_place(seed):
     rng = random.Random(seed)
-    notes = [Note(f"n{i}", ". ".join(rng.choices(["No gout", "gout", "Mother had gout", "if gout", "   ", "\n\n"], k=12))) for i in range(4)]
+    notes = [
+        Note(f"n{i}", ". ".join(rng.choices(["No gout", "gout", "Mother had gout", "if gout", "   ", "\n\n"], k=12)))
+        for i in range(4)
+    ]
     found = find(notes, Linker(lexicon("toy", [("gout", GOUT)])), progress=False)
     rng.shuffle(found)
     seen = in_context(notes[::-1], found)
@@ -112,7 +127,16 @@ def test_errors_name_the_note_and_the_choices():
 
 def test_most_traps_of_the_vignettes_are_flagged_and_little_evidence_is():
     notes = vignettes().notes
-    words = lexicon("toy", [(w, GOUT) for w in "diabetes pneumonia stroke cancer sepsis fever pain dvt pe mi fracture infection bleeding seizure heart failure abscess tumor".split()])
+    words = lexicon(
+        "toy",
+        [
+            (w, GOUT)
+            for w in (
+                "diabetes pneumonia stroke cancer sepsis fever pain dvt pe mi fracture infection bleeding "
+                "seizure heart failure abscess tumor"
+            ).split()
+        ],
+    )
     found = {}
     for m in in_context(notes, find(notes, Linker(words), progress=False)):
         found.setdefault(m.note_id, []).append(m)
@@ -120,7 +144,17 @@ def test_most_traps_of_the_vignettes_are_flagged_and_little_evidence_is():
     def inside(note_id, spans):
         return [m for m in found.get(note_id, []) if any(s.start < m.span.end and m.span.start < s.end for s in spans)]
 
-    denied = [bool(set(m.context) - {"historical"}) for t in traps() if t.kind in ("negated", "family", "ruled_out") for m in inside(t.note_id, t.spans)]
-    wrong = [bool(set(m.context) - {"historical"}) for r in vignettes().gold if r.level == "mention" for m in inside(r.note_id, r.spans)]
+    denied = [
+        bool(set(m.context) - {"historical"})
+        for t in traps()
+        if t.kind in ("negated", "family", "ruled_out")
+        for m in inside(t.note_id, t.spans)
+    ]
+    wrong = [
+        bool(set(m.context) - {"historical"})
+        for r in vignettes().gold
+        if r.level == "mention"
+        for m in inside(r.note_id, r.spans)
+    ]
     assert len(denied) > 40 and sum(denied) / len(denied) > 0.85
     assert len(wrong) > 100 and sum(wrong) / len(wrong) < 0.05

@@ -10,10 +10,35 @@ import pyarrow as pa
 import pytest
 
 from icdrat.codes import icd
-from icdrat.data.corpus import SCHEMA, EmptyCorpus, UnknownSplit, build, carve, code_matrix, codes_among, head, to_level, vocabulary
+from icdrat.data.corpus import (
+    SCHEMA,
+    EmptyCorpus,
+    UnknownSplit,
+    build,
+    carve,
+    code_matrix,
+    codes_among,
+    head,
+    to_level,
+    vocabulary,
+)
 from icdrat.data.exchange import (
-    BadLine, BrokenFile, ForeignFolder, MissingFile, arrow_file, load_corpus, read_arrow, read_explanations, read_notes, read_rationales, save_corpus, whole_file, whole_folder, write_explanations,
-    write_notes, write_rationales,
+    BadLine,
+    BrokenFile,
+    ForeignFolder,
+    MissingFile,
+    arrow_file,
+    load_corpus,
+    read_arrow,
+    read_explanations,
+    read_notes,
+    read_rationales,
+    save_corpus,
+    whole_file,
+    whole_folder,
+    write_explanations,
+    write_notes,
+    write_rationales,
 )
 from icdrat.types import BadInput, Code, Explanation, Rationale, Span
 
@@ -24,7 +49,12 @@ def corpus(n=40, **kw):
     rng = np.random.default_rng(0)
     values = ["E11.9", "E11.65", "I10", "A41.9", "J18.9"]
     rows = [
-        dict(note_id=f"a{i // 2}-{i % 2}", text=TEXT, codes=[icd(v) for v in rng.choice(values, 2, replace=False)], split="train" if i % 4 else "test")
+        dict(
+            note_id=f"a{i // 2}-{i % 2}",
+            text=TEXT,
+            codes=[icd(v) for v in rng.choice(values, 2, replace=False)],
+            split="train" if i % 4 else "test",
+        )
         for i in range(n)
     ]
     gold = [Rationale(r["note_id"], r["codes"][0], (Span(0, 4), Span(10, 19)), "human") for r in rows]
@@ -83,7 +113,11 @@ def test_a_corpus_comes_back_from_its_folder_as_it_went(tmp_path, language, rest
 
 def test_codes_of_other_systems_travel_with_their_system(tmp_path):
     pcs = Code("icd10pcs", "0DTJ4ZZ")
-    c = build("toy", [dict(note_id="n", text=TEXT, codes=[pcs, icd("I10")], split="test")], [Rationale("n", pcs, (Span(0, 4),), "human")])
+    c = build(
+        "toy",
+        [dict(note_id="n", text=TEXT, codes=[pcs, icd("I10")], split="test")],
+        [Rationale("n", pcs, (Span(0, 4),), "human")],
+    )
     save_corpus(c, tmp_path / "toy")
     assert same(load_corpus(tmp_path / "toy"), c)
 
@@ -129,7 +163,10 @@ def test_a_bad_line_is_named_by_file_and_number(tmp_path, line, why):
 
 
 def test_overlapping_foreign_spans_are_sorted_and_merged_touching_ones_are_kept_apart(tmp_path):
-    (tmp_path / "p.jsonl").write_text('{"note_id": "a0-0", "code": "I10", "spans": [[5, 9], [0, 4], [3, 4]]}\n{"note_id": "a0-0", "code": "J18.9", "spans": [[0, 4], [4, 6]]}\n')
+    (tmp_path / "p.jsonl").write_text(
+        '{"note_id": "a0-0", "code": "I10", "spans": [[5, 9], [0, 4], [3, 4]]}\n'
+        '{"note_id": "a0-0", "code": "J18.9", "spans": [[0, 4], [4, 6]]}\n'
+    )
     merged, apart = read_rationales(tmp_path / "p.jsonl", corpus().notes)
     assert merged.spans == (Span(0, 4), Span(5, 9))
     assert apart.spans == (Span(0, 4), Span(4, 6))
@@ -155,7 +192,9 @@ def test_half_a_gz_and_a_missing_file_and_another_encoding_are_named(tmp_path):
 
 
 def test_one_restricted_line_makes_the_corpus_restricted(tmp_path):
-    (tmp_path / "n.jsonl").write_text('{"note_id": "a", "text": "x y"}\n{"note_id": "b", "text": "z", "restricted": true}\n')
+    (tmp_path / "n.jsonl").write_text(
+        '{"note_id": "a", "text": "x y"}\n{"note_id": "b", "text": "z", "restricted": true}\n'
+    )
     assert read_notes(tmp_path / "n.jsonl").restricted
 
 
@@ -184,7 +223,13 @@ def test_rationales_come_back_as_they_went(tmp_path):
     c = corpus()
     write_rationales(tmp_path / "g.jsonl", c.gold)
     assert tuple(read_rationales(tmp_path / "g.jsonl", c.notes)) == c.gold
-    assert set(json.loads((tmp_path / "g.jsonl").read_text().splitlines()[0])) == {"note_id", "code", "spans", "source", "level"}
+    assert set(json.loads((tmp_path / "g.jsonl").read_text().splitlines()[0])) == {
+        "note_id",
+        "code",
+        "spans",
+        "source",
+        "level",
+    }
 
 
 @pytest.mark.parametrize("value", ["", "E", "E11.", "11.9", "e11 9", "A00-A09", "4", "ZZZ", "E11.9.9.9.9"])
@@ -202,7 +247,10 @@ def test_an_arrow_folder_holds_the_same_corpus(tmp_path, restricted):
     save_corpus(c, tmp_path / "toy")
     save_corpus(c, tmp_path / "toy", arrow=True)
     assert same(load_corpus(tmp_path / "toy"), c)
-    assert sorted(p.name for p in (tmp_path / "toy").iterdir()) == [".gitignore"] * restricted + ["gold.jsonl", "notes.arrow"]
+    assert sorted(p.name for p in (tmp_path / "toy").iterdir()) == [".gitignore"] * restricted + [
+        "gold.jsonl",
+        "notes.arrow",
+    ]
     if restricted:
         assert oct((tmp_path / "toy" / "notes.arrow").stat().st_mode)[-3:] == "600"
 
@@ -212,7 +260,10 @@ def test_an_arrow_file_that_is_not_a_corpus_is_refused(tmp_path):
         (tmp_path / "notes.arrow").write_bytes(content)
         with pytest.raises(BrokenFile, match="notes.arrow"):
             load_corpus(tmp_path)
-    with pa.OSFile(str(tmp_path / "notes.arrow"), "wb") as sink, pa.ipc.new_file(sink, pa.schema([("a", pa.int64())])) as file:
+    with (
+        pa.OSFile(str(tmp_path / "notes.arrow"), "wb") as sink,
+        pa.ipc.new_file(sink, pa.schema([("a", pa.int64())])) as file,
+    ):
         file.write(pa.table({"a": [1]}))
     with pytest.raises(BrokenFile, match="its columns must be"):
         load_corpus(tmp_path)
@@ -220,7 +271,10 @@ def test_an_arrow_file_that_is_not_a_corpus_is_refused(tmp_path):
 
 def test_an_arrow_file_that_forgot_whether_it_is_restricted_is(tmp_path):
     c = corpus()
-    with pa.OSFile(str(tmp_path / "notes.arrow"), "wb") as sink, pa.ipc.new_file(sink, SCHEMA.with_metadata({"name": "toy"})) as file:
+    with (
+        pa.OSFile(str(tmp_path / "notes.arrow"), "wb") as sink,
+        pa.ipc.new_file(sink, SCHEMA.with_metadata({"name": "toy"})) as file,
+    ):
         file.write(c.table)
     assert load_corpus(tmp_path).restricted
 
@@ -240,16 +294,30 @@ def test_an_arrow_file_may_be_written_in_batches_and_is_mapped_not_read(tmp_path
 def test_notes_are_a_sequence():
     c = corpus()
     notes = list(c.notes)
-    assert c.notes[0] == notes[0] and c.notes[-1] == notes[-1] and c.notes[3:9:2] == notes[3:9:2] and c.notes[::-1] == notes[::-1]
+    assert (
+        c.notes[0] == notes[0]
+        and c.notes[-1] == notes[-1]
+        and c.notes[3:9:2] == notes[3:9:2]
+        and c.notes[::-1] == notes[::-1]
+    )
     assert all(c.note(n.id) == n for n in notes)
     with pytest.raises(IndexError):
         c.notes[len(notes)]
 
 
 def test_codes_survive_notes_without_any_and_slices():
-    rows = [dict(note_id=str(i), text="x", codes=[icd(v) for v in vs], split="train") for i, vs in enumerate([[], ["I10"], [], ["E11.9", "I10"], []])]
+    rows = [
+        dict(note_id=str(i), text="x", codes=[icd(v) for v in vs], split="train")
+        for i, vs in enumerate([[], ["I10"], [], ["E11.9", "I10"], []])
+    ]
     c = build("toy", rows)
-    assert {i: [x.value for x in cs] for i, cs in c.codes.items()} == {"0": [], "1": ["I10"], "2": [], "3": ["E11.9", "I10"], "4": []}
+    assert {i: [x.value for x in cs] for i, cs in c.codes.items()} == {
+        "0": [],
+        "1": ["I10"],
+        "2": [],
+        "3": ["E11.9", "I10"],
+        "4": [],
+    }
     part = replace(c, table=c.table.slice(2, 2))
     assert {i: len(cs) for i, cs in part.codes.items()} == {"2": 0, "3": 2}
     assert codes_among(part, [icd("I10")]) == {"2": [], "3": [icd("I10")]}
@@ -257,7 +325,11 @@ def test_codes_survive_notes_without_any_and_slices():
 
 def test_a_code_of_an_earlier_year_travels_and_has_a_category(tmp_path):
     old, cpt = Code("icd10cm", "T81.4XXA"), Code("cpt", "99213")
-    c = build("toy", [dict(note_id="a", text=TEXT, codes=[old, cpt, icd("I10")], split="test")], [Rationale("a", old, (Span(0, 4),), "human")])
+    c = build(
+        "toy",
+        [dict(note_id="a", text=TEXT, codes=[old, cpt, icd("I10")], split="test")],
+        [Rationale("a", old, (Span(0, 4),), "human")],
+    )
     for arrow in (False, True):
         save_corpus(c, tmp_path / "toy", arrow)
         assert same(load_corpus(tmp_path / "toy"), c)

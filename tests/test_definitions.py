@@ -26,7 +26,17 @@ from icdrat.evaluation.plausibility.definitions import (
 from icdrat.evaluation.plausibility.emc import chosen_counts, curve_counts, emc_auprc, emc_prf, gold_mask
 from icdrat.evaluation.plausibility.mdace import annotations, mdace_counts, mdace_prf
 from icdrat.evaluation.cards import COUNTS
-from icdrat.evaluation.plausibility.counts import DEFINITIONS, NoRationale, eraser_iou_macro, eraser_macro, gold_spans, plausibility, ranking_areas, soft_plausibility, soft_scores
+from icdrat.evaluation.plausibility.counts import (
+    DEFINITIONS,
+    NoRationale,
+    eraser_iou_macro,
+    eraser_macro,
+    gold_spans,
+    plausibility,
+    ranking_areas,
+    soft_plausibility,
+    soft_scores,
+)
 from icdrat.types import RepeatedRationale
 from icdrat.evaluation.faithfulness.stream import all_faithfulness
 from icdrat.text import mark, mask_to_spans, words
@@ -47,7 +57,11 @@ def corpus(seed, n_notes=6, n_words=60, often=0.15):
         places = words(text)
         for code in CODES:
             truth, guess = rng.random(len(places)) < 0.15, rng.random(len(places)) < often
-            for mask, source, out in ((truth, "human", gold), (truth, "perfect", predicted), (guess, "chance", predicted)):
+            for mask, source, out in (
+                (truth, "human", gold),
+                (truth, "perfect", predicted),
+                (guess, "chance", predicted),
+            ):
                 out.append(mark(notes[-1], code, mask_to_spans(mask, places), source))
             explained.append(Explanation(f"n{i}", code, places, truth.astype(float), "perfect"))
             explained.append(Explanation(f"n{i}", code, places, rng.gamma(0.3, size=len(places)), "chance"))
@@ -67,7 +81,9 @@ class Cue:
 def plausibility_values():
     "The metrics of a perfect and of a random answer"
     notes, gold, predicted, explained = corpus(0, n_words=120, often=0.02)
-    table = all_plausibility(notes, gold, predicted, explained, boundaries=dict(perfect=0.0, chance=0.03), over="union", progress=False)
+    table = all_plausibility(
+        notes, gold, predicted, explained, boundaries=dict(perfect=0.0, chance=0.03), over="union", progress=False
+    )
     found = summarise_plausibility(table, 20)
     return {m: found[found.method == m].set_index("metric").value.to_dict() for m in ("perfect", "chance")}
 
@@ -76,19 +92,27 @@ def coding_values():
     "The scores of a perfect and of a random coder"
     rng = np.random.default_rng(0)
     truth = rng.random((40, 120)) < 0.3
-    run = lambda p: {k: v for k, v in code_scores(p, truth, 0.5, KS, tuple(CODING)).items() if "/" in k} | calibration_scores(p, truth)
+    run = lambda p: (
+        {k: v for k, v in code_scores(p, truth, 0.5, KS, tuple(CODING)).items() if "/" in k}
+        | calibration_scores(p, truth)
+    )
     return dict(perfect=run(truth * 1.0), chance=run(rng.random((40, 120))))
 
 
 def faithfulness_values():
-    "Every measure where the rationale, and the top of the ranking, is the one word that is read, and where it is another"
+    "Every measure where the rationale, and the top of the ranking, is the one word that is read, and another"
     text = "T2DM on metformin for years"
     note, places = Note("n", text), words(text)
     out = {}
     for name, word in dict(perfect=0, chance=1).items():
         scores = np.where(np.arange(len(places)) == word, 1.0, np.linspace(0, 0.1, len(places)))
-        rationale, ranking = mark(note, CODES[0], [Span(*map(int, places[word]))], "toy"), Explanation("n", CODES[0], places, scores, "toy")
-        found = all_faithfulness(Cue(), [note], [rationale], [ranking], gold=dict(n=CODES[:1]), n_random=2, progress=False)
+        rationale, ranking = (
+            mark(note, CODES[0], [Span(*map(int, places[word]))], "toy"),
+            Explanation("n", CODES[0], places, scores, "toy"),
+        )
+        found = all_faithfulness(
+            Cue(), [note], [rationale], [ranking], gold=dict(n=CODES[:1]), n_random=2, progress=False
+        )
         out[name] = found.query("method == 'toy'").set_index("metric").value.to_dict()
     return out
 
@@ -101,7 +125,13 @@ def values():
 
 def below_its_best(name):
     "Metrics that a perfect answer does not bring to their best value, by definition"
-    return "@" in name and "/aopc" not in name and card(name).family != "faithfulness" or name in ("emc/auprc", "emc/kl_divergence") or card(name).family == "faithfulness"
+    return (
+        "@" in name
+        and "/aopc" not in name
+        and card(name).family != "faithfulness"
+        or name in ("emc/auprc", "emc/kl_divergence")
+        or card(name).family == "faithfulness"
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -146,14 +176,18 @@ def test_the_counts_are_those_of_each_definition_alone(seed):
     alone = plausibility(notes, gold, predicted, tuple(DEFINITIONS), progress=False)
     keys = ["note_id", "code", "method", "definition"]
     ours = table[table.definition.isin(DEFINITIONS)].astype({k: str for k in keys}).sort_values(keys)
-    np.testing.assert_array_equal(ours[[*keys, *COUNTS, "no_gold"]].to_numpy(), alone.sort_values(keys)[[*keys, *COUNTS, "no_gold"]].to_numpy())
+    np.testing.assert_array_equal(
+        ours[[*keys, *COUNTS, "no_gold"]].to_numpy(), alone.sort_values(keys)[[*keys, *COUNTS, "no_gold"]].to_numpy()
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_summary_gives_the_published_averages(seed):
     notes, gold, predicted, explained = corpus(seed)
     predicted = predicted[:-4]  # some pairs have gold and no answer
-    table = all_plausibility(notes, gold, predicted, explained, boundaries=dict(perfect=0.0, chance=0.02), over="union", progress=False)
+    table = all_plausibility(
+        notes, gold, predicted, explained, boundaries=dict(perfect=0.0, chance=0.02), over="union", progress=False
+    )
     found = summarise_plausibility(table, 20)
     counts = lambda d: table.loc[(table.definition == d) & (table.method == "chance"), list(COUNTS)].to_numpy()
     for d, macro in {"eraser/span": eraser_macro, "eraser/token": eraser_macro, "eraser/iou": eraser_iou_macro}.items():
@@ -163,10 +197,22 @@ def test_the_summary_gives_the_published_averages(seed):
     assert value(found, "emc/auprc") == pytest.approx(emc_auprc(hits, chosen, gold_mask(rows).sum()))
     assert [value(found, f"emc/{q}") for q in PRF] == pytest.approx(emc_prf(chosen_counts(rows, 0.02).sum(0)))
     mine, texts = [r for r in predicted if r.source == "chance"], {n.id: n.text for n in notes}
-    total = sum(np.array([c for n in notes for c in mdace_counts(*(annotations([r for r in rs if r.note_id == n.id]) for rs in (gold, mine)), texts)["mdace/token_anywhere"].values()]))
+    total = sum(
+        np.array(
+            [
+                c
+                for n in notes
+                for c in mdace_counts(
+                    *(annotations([r for r in rs if r.note_id == n.id]) for rs in (gold, mine)), texts
+                )["mdace/token_anywhere"].values()
+            ]
+        )
+    )
     assert [value(found, f"mdace/token_anywhere_{q}") for q in PRF] == pytest.approx(mdace_prf(total))
     flat = lambda rs: [(r.note_id, str(r.code), s.start, s.end) for r in rs for s in r.spans]
-    assert [value(found, f"codiesp/reference_{q}") for q in PRF] == pytest.approx([codiesp_x(flat(gold), flat(mine))[q] for q in PRF])
+    assert [value(found, f"codiesp/reference_{q}") for q in PRF] == pytest.approx(
+        [codiesp_x(flat(gold), flat(mine))[q] for q in PRF]
+    )
     assert sum(value(found, f"anatomy/{c}") for c in CLASSES) == pytest.approx(1)
     soft = soft_plausibility(notes, gold, explained)
     assert value(found, "eraser/roc_auc") == pytest.approx(soft[soft.method == "chance"].roc_auc.mean())
@@ -174,7 +220,10 @@ def test_the_summary_gives_the_published_averages(seed):
 
 def test_an_interval_holds_its_value_and_stays_in_bounds():
     notes, gold, predicted, explained = corpus(1, n_notes=10)
-    found = summarise_plausibility(all_plausibility(notes, gold, predicted, explained, boundaries=dict(perfect=0.0, chance=0.02), progress=False), 300)
+    found = summarise_plausibility(
+        all_plausibility(notes, gold, predicted, explained, boundaries=dict(perfect=0.0, chance=0.02), progress=False),
+        300,
+    )
     for row in found.dropna(subset="value").itertuples():
         low, high = card(row.metric).bounds
         assert low - 1e-9 <= row.low <= row.high <= high + 1e-9
@@ -183,7 +232,15 @@ def test_an_interval_holds_its_value_and_stays_in_bounds():
 
 def test_the_order_of_everything_changes_nothing():
     notes, gold, predicted, explained = corpus(2)
-    make = lambda flip: summarise_plausibility(all_plausibility(*(list(x)[::flip] for x in (notes, gold, predicted, explained)), boundaries=dict(chance=0.02), per_level=True, progress=False), 20)
+    make = lambda flip: summarise_plausibility(
+        all_plausibility(
+            *(list(x)[::flip] for x in (notes, gold, predicted, explained)),
+            boundaries=dict(chance=0.02),
+            per_level=True,
+            progress=False,
+        ),
+        20,
+    )
     plain, turned = (make(flip).sort_values(["method", "level", "metric"], ignore_index=True) for flip in (1, -1))
     pd.testing.assert_frame_equal(plain, turned, rtol=1e-9)
 
@@ -198,17 +255,39 @@ def test_a_pair_without_evidence_is_set_aside_in_every_definition():
     assert (table.groupby("definition", observed=True).no_gold.sum() == 1).all()
     assert not table.loc[table.no_gold, list(COUNTS)].to_numpy().any()
     found = summarise_plausibility(table, 10)
-    for metric in ("character/f1", "token/f1", "span_exact/f1", "eraser/auprc", "emc/f1", "anatomy/exact", "codiesp/reference_f1", "emc/precision@1"):
+    for metric in (
+        "character/f1",
+        "token/f1",
+        "span_exact/f1",
+        "eraser/auprc",
+        "emc/f1",
+        "anatomy/exact",
+        "codiesp/reference_f1",
+        "emc/precision@1",
+    ):
         assert value(found, metric, "toy") == pytest.approx(1)
     assert set(found.n_no_gold) == {1}
     union = all_plausibility([note], gold, predicted, over="union", progress=False)
-    assert set(union.query("definition == 'codiesp/reference'").n_pred) == {1} and len(union.query("definition == 'mdace/token'")) == 3
+    assert (
+        set(union.query("definition == 'codiesp/reference'").n_pred) == {1}
+        and len(union.query("definition == 'mdace/token'")) == 3
+    )
 
 
 def test_levels_meet_like_with_like_where_the_method_has_them():
     note = Note("n", "T2DM on metformin. Chest pain.")
-    both = lambda source: [mark(note, CODES[0], [Span(0, 4)], source), mark(note, CODES[0], [Span(0, 17)], source, "sentence")]
-    table = all_plausibility([note], both("human"), both("two") + [mark(note, CODES[0], [Span(0, 4)], "one")], definitions=["character"], per_level=True, progress=False)
+    both = lambda source: [
+        mark(note, CODES[0], [Span(0, 4)], source),
+        mark(note, CODES[0], [Span(0, 17)], source, "sentence"),
+    ]
+    table = all_plausibility(
+        [note],
+        both("human"),
+        both("two") + [mark(note, CODES[0], [Span(0, 4)], "one")],
+        definitions=["character"],
+        per_level=True,
+        progress=False,
+    )
     rows = {(r.method, r.level, r.predicted_level): (r.hits_pred, r.n_pred, r.n_gold) for r in table.itertuples()}
     assert rows["two", "mention", "mention"] == (4, 4, 4) and rows["two", "sentence", "sentence"] == (17, 17, 17)
     assert rows["one", "sentence", "any"] == (4, 4, 17) and rows["one", "any", "any"] == (4, 4, 17)
@@ -218,7 +297,9 @@ def test_levels_meet_like_with_like_where_the_method_has_them():
 def test_notes_of_one_admission_share_their_texts():
     notes = [Note("n1", "sepsis"), Note("n2", "Sepsis")]
     gold, predicted = ([mark(n, CODES[0], [Span(0, 6)], source)] for n, source in zip(notes, ("human", "toy")))
-    hits = lambda **k: all_plausibility(notes, gold, predicted, definitions=["mdace/token_anywhere"], over="union", progress=False, **k).hits_pred.sum()
+    hits = lambda **k: all_plausibility(
+        notes, gold, predicted, definitions=["mdace/token_anywhere"], over="union", progress=False, **k
+    ).hits_pred.sum()
     assert hits() == 0 and hits(admissions=dict(n1="a", n2="a")) == 1
 
 
@@ -250,7 +331,12 @@ def test_what_cannot_be_scored_is_refused():
         (NoRationale, "predicted", dict(predicted=[], explanations=[])),
     ]:
         with pytest.raises(error, match=message):
-            all_plausibility(**{**dict(notes=notes, gold=gold, predicted=predicted, explanations=explained, progress=False), **change})
+            all_plausibility(
+                **{
+                    **dict(notes=notes, gold=gold, predicted=predicted, explanations=explained, progress=False),
+                    **change,
+                }
+            )
     lost = [Explanation("m", CODES[0], np.zeros((1, 2), int), np.ones(1), "toy")]
     with pytest.raises(UnknownNote, match="toy.*m, E11.9"):
         all_plausibility(notes, gold, predicted, lost, progress=False)
@@ -262,7 +348,10 @@ def test_areas_of_many_rankings_are_those_of_each(seed, levels):
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, 25, 50)
     key = np.repeat(np.arange(50), lengths)
-    scores, truth = rng.integers(0, levels, len(key)) / levels, rng.random(len(key)) < rng.choice([0.0, 0.3, 1.0], 50)[key]
+    scores, truth = (
+        rng.integers(0, levels, len(key)) / levels,
+        rng.random(len(key)) < rng.choice([0.0, 0.3, 1.0], 50)[key],
+    )
     mixed = rng.permutation(len(key))
     slow = np.array([soft_scores(scores[key == k], truth[key == k]) for k in range(50)])
     np.testing.assert_allclose(ranking_areas(scores[mixed], truth[mixed], key[mixed], 50), slow, atol=1e-12)

@@ -1,4 +1,4 @@
-"The perturbation engine: the numbers of one question at a time, each question once, and a table that a killed process cannot spoil."
+"The perturbation engine: the numbers of one question at a time, each asked once, and a table that survives a kill."
 
 import json
 import os
@@ -19,7 +19,15 @@ from icdrat.data.exchange import ForeignFolder
 from icdrat.evaluation.cards import cards
 from icdrat.evaluation.faithfulness.curves import aopc, curve_inquiry, curves, scores_on
 from icdrat.evaluation.faithfulness.emc import emc_faithfulness, emc_inquiry
-from icdrat.evaluation.faithfulness.engine import DEFINITIONS, OVER, PORTION, Interview, note_faithfulness, note_inquiries, together
+from icdrat.evaluation.faithfulness.engine import (
+    DEFINITIONS,
+    OVER,
+    PORTION,
+    Interview,
+    note_faithfulness,
+    note_inquiries,
+    together,
+)
 from icdrat.evaluation.faithfulness.inquiry import ask, concluded
 from icdrat.evaluation.faithfulness.eraser import faithfulness, rationale_inquiry
 from icdrat.evaluation.faithfulness.ferret import ferret_inquiry
@@ -34,7 +42,9 @@ TIGHT = dict(float64=1e-12, float32=1e-5)
 
 
 def some_masks(rng, n_words, n=25):
-    return rng.random((n, n_words)) < rng.random((n, 1)) * rng.integers(0, 2, (n, 1)) * 1.3  # nothing, some, nearly everything
+    return (
+        rng.random((n, n_words)) < rng.random((n, 1)) * rng.integers(0, 2, (n, 1)) * 1.3
+    )  # nothing, some, nearly everything
 
 
 def one_at_a_time(coder, text, masks, operator):
@@ -58,8 +68,12 @@ def test_versions_are_what_one_at_a_time_gives(name, operator, dtype):
         masks = some_masks(rng, len(readable(text)))
         slow = one_at_a_time(coder, text, masks, operator)
         for stretch in (1, 5, 32):
-            np.testing.assert_allclose(sigmoid(versions(coder, text, masks, operator, stretch=stretch)), slow, atol=TIGHT[dtype], rtol=0)
-        np.testing.assert_allclose(sigmoid(versions(coder, text, masks, operator, [2, 0])), slow[:, [2, 0]], atol=TIGHT[dtype], rtol=0)
+            np.testing.assert_allclose(
+                sigmoid(versions(coder, text, masks, operator, stretch=stretch)), slow, atol=TIGHT[dtype], rtol=0
+            )
+        np.testing.assert_allclose(
+            sigmoid(versions(coder, text, masks, operator, [2, 0])), slow[:, [2, 0]], atol=TIGHT[dtype], rtol=0
+        )
         tight = coder.to("cpu", memory_mb=0.02)
         np.testing.assert_allclose(sigmoid(versions(tight, text, masks, operator)), slow, atol=TIGHT[dtype], rtol=0)
 
@@ -72,7 +86,9 @@ def test_a_word_that_holds_all_attention_can_be_taken_away(name, operator):
     coder.network.head.query.data *= 40
     text = random_text(rng, 60)
     masks = np.eye(len(readable(text)), dtype=bool)
-    np.testing.assert_allclose(sigmoid(versions(coder, text, masks, operator)), one_at_a_time(coder, text, masks, operator), atol=1e-5, rtol=0)
+    np.testing.assert_allclose(
+        sigmoid(versions(coder, text, masks, operator)), one_at_a_time(coder, text, masks, operator), atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("name, share", [("caml", 0.35), ("multirescnn", 1.0), ("plm_icd", 0.35)])
@@ -81,7 +97,11 @@ def test_little_is_read_when_little_has_changed(name, share, monkeypatch):
     text, read = random_text(rng, 400), []
     encoded = local.encoded
     for module in (local, sys.modules["icdrat.coder.network"]):
-        monkeypatch.setattr(module, "encoded", lambda network, ids, real, precision: read.append(ids.numel()) or encoded(network, ids, real, precision))
+        monkeypatch.setattr(
+            module,
+            "encoded",
+            lambda network, ids, real, precision: read.append(ids.numel()) or encoded(network, ids, real, precision),
+        )
     masks = np.argsort(rng.permutation(len(readable(text))))[None] < np.arange(0, 60, 2)[:, None]
     versions(coder, text, masks, stretch=8)
     assert 0 < sum(read) < share * len(masks) * len(coder.reader.read(text)[0])
@@ -138,7 +158,14 @@ def material(name, seed, n_words=(9, 40), dtype="float64"):
         offsets = readable(note.text)
         for code in CODES:
             for m in "ab":
-                hard.append(mark(note, code, mask_to_spans(np.isin(np.arange(len(offsets)), rng.choice(len(offsets), 2)), offsets), m))
+                hard.append(
+                    mark(
+                        note,
+                        code,
+                        mask_to_spans(np.isin(np.arange(len(offsets)), rng.choice(len(offsets), 2)), offsets),
+                        m,
+                    )
+                )
                 soft.append(Explanation(note.id, code, offsets, rng.normal(size=len(offsets)), m))
     gold = {n.id: [c for c in CODES if rng.random() < 0.6] for n in notes}
     return coder, notes, hard, soft, gold
@@ -168,18 +195,44 @@ def test_the_engine_gives_the_numbers_of_one_at_a_time(name, operator):
             for e in mine[1]:
                 if e.code == code:
                     for make in INQUIRIES.values():
-                        for metric, number in concluded(make(scores_on(e, note, readable(note.text)), **(dict(threshold=0.4) if make is curve_inquiry else {})), answer).items():
-                            np.testing.assert_allclose(value[code.value, e.method, f"{metric}@{operator}"], number, atol=1e-10 if "naopc" not in metric else 1e-6, err_msg=metric)
+                        for metric, number in concluded(
+                            make(
+                                scores_on(e, note, readable(note.text)),
+                                **(dict(threshold=0.4) if make is curve_inquiry else {}),
+                            ),
+                            answer,
+                        ).items():
+                            np.testing.assert_allclose(
+                                value[code.value, e.method, f"{metric}@{operator}"],
+                                number,
+                                atol=1e-10 if "naopc" not in metric else 1e-6,
+                                err_msg=metric,
+                            )
             for r in mine[0]:
                 if r.code == code:
-                    for metric, number in concluded(rationale_inquiry(spans_to_mask(r.spans, readable(note.text)), 0.4), answer).items():
-                        np.testing.assert_allclose(value[code.value, r.source, f"{metric}@{operator}"], number, atol=1e-12)
+                    for metric, number in concluded(
+                        rationale_inquiry(spans_to_mask(r.spans, readable(note.text)), 0.4), answer
+                    ).items():
+                        np.testing.assert_allclose(
+                            value[code.value, r.source, f"{metric}@{operator}"], number, atol=1e-12
+                        )
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_controls_and_measures_are_those_of_the_plain_functions(operator):
     coder, notes, hard, soft, gold = material("caml", 2)
-    table = all_faithfulness(coder, notes, hard, soft, gold={n.id: CODES for n in notes}, operators=[operator], over="gold", n_random=3, seed=5, progress=False)
+    table = all_faithfulness(
+        coder,
+        notes,
+        hard,
+        soft,
+        gold={n.id: CODES for n in notes},
+        operators=[operator],
+        over="gold",
+        n_random=3,
+        seed=5,
+        progress=False,
+    )
     plain = faithfulness(coder, notes, hard, n_random=3, seed=5, operator=operator, progress=False)
     area = aopc(curves(coder, notes, soft, n_random=3, seed=5, operator=operator, progress=False), operator)
     for other in (plain, area):
@@ -206,7 +259,9 @@ def test_no_question_is_asked_twice():
     counting = Counting(coder)
     table = all_faithfulness(counting, notes, hard, soft, gold, n_random=2, batch_size=10, progress=False)
     assert len(counting.asked) == len(set(counting.asked)) and counting.largest == 10
-    pd.testing.assert_frame_equal(table, all_faithfulness(coder, notes, hard, soft, gold, n_random=2, progress=False), atol=1e-9, rtol=0)
+    pd.testing.assert_frame_equal(
+        table, all_faithfulness(coder, notes, hard, soft, gold, n_random=2, progress=False), atol=1e-9, rtol=0
+    )
 
 
 def test_a_forgetful_engine_asks_again_and_says_the_same():
@@ -214,7 +269,9 @@ def test_a_forgetful_engine_asks_again_and_says_the_same():
     known = dict(gold=gold, n_random=2, definitions=["eraser", "emc", "ferret"], progress=False)
     few, many = Counting(coder), Counting(coder)
     first = all_faithfulness(few, notes, hard, soft, **known)
-    pd.testing.assert_frame_equal(first, all_faithfulness(many, notes, hard, soft, memory_mb=0, **known), atol=1e-12, rtol=0)
+    pd.testing.assert_frame_equal(
+        first, all_faithfulness(many, notes, hard, soft, memory_mb=0, **known), atol=1e-12, rtol=0
+    )
     assert len(many.asked) > len(few.asked)
 
 
@@ -229,7 +286,9 @@ def test_what_is_remembered_and_what_lies_on_the_table_is_bounded():
 
     plan = note_inquiries(note, [], soft, {c: 0.4 for c in CODES}, ["emc", "ferret"], n_random=3)
     together([(i, CODES.index(c)) for c, _, i in plan], watched, memory_mb=0.2)
-    assert max(sizes) <= 0.2 * 2**20 + PORTION * len(readable(note.text))  # the bound and one inquiry that was let in below it
+    assert max(sizes) <= 0.2 * 2**20 + PORTION * len(
+        readable(note.text)
+    )  # the bound and one inquiry that was let in below it
     assert len(interview.known) <= interview.room
 
 
@@ -244,7 +303,10 @@ def test_every_metric_has_its_card_and_stays_inside_its_bounds():
 
 def test_the_pairs_are_those_asked_for():
     coder, notes, hard, soft, gold = material("caml", 7, (20, 30, 25))
-    tables = {o: all_faithfulness(coder, notes, hard, soft, gold, ["eraser"], over=o, n_random=1, progress=False) for o in OVER}
+    tables = {
+        o: all_faithfulness(coder, notes, hard, soft, gold, ["eraser"], over=o, n_random=1, progress=False)
+        for o in OVER
+    }
     pairs = {o: set(zip(t.note_id, t.code)) for o, t in tables.items()}
     given = {(n.id, c.value) for n in notes for c, p in zip(CODES, coder([n.text])[0]) if p > coder.threshold}
     true = {(i, c.value) for i, cs in gold.items() for c in cs}
@@ -259,7 +321,9 @@ def test_the_pairs_are_those_asked_for():
 
 def test_one_explanation_alone_is_the_same():
     coder, notes, _, soft, _ = material("caml", 8)
-    table = all_faithfulness(coder, notes, [], soft, {n.id: CODES for n in notes}, ["emc"], ["mask"], "gold", n_random=1, progress=False).set_index(KEY)["value"]
+    table = all_faithfulness(
+        coder, notes, [], soft, {n.id: CODES for n in notes}, ["emc"], ["mask"], "gold", n_random=1, progress=False
+    ).set_index(KEY)["value"]
     for e in soft:
         for metric, number in emc_faithfulness(coder, next(n for n in notes if n.id == e.note_id), e).items():
             assert table[e.note_id, e.code.value, e.method, f"{metric}@mask"] == pytest.approx(number, abs=1e-12)
@@ -303,7 +367,13 @@ GO = "t.all_faithfulness(counting, notes, hard, soft, gold, folder={folder!r}, *
 
 
 def child(script, *launch, **env):
-    return subprocess.run([sys.executable, *launch, script], env=os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1") | env, capture_output=True, text=True, timeout=600)
+    return subprocess.run(
+        [sys.executable, *launch, script],
+        env=os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1") | env,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
 
 
 @pytest.mark.parametrize("moment", [MID_NOTE, MID_WRITE], ids=["in the middle of a note", "while it wrote a part"])
@@ -325,7 +395,21 @@ def test_a_killed_run_goes_on_and_asks_nothing_of_finished_notes(moment, tmp_pat
     assert not counting.asked
 
 
-LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+LAUNCH = [
+    "-m",
+    "accelerate.commands.launch",
+    "--multi_gpu",
+    "--num_processes",
+    "2",
+    "--num_machines",
+    "1",
+    "--mixed_precision",
+    "no",
+    "--dynamo_backend",
+    "no",
+    "--main_process_port",
+    "0",
+]
 TOGETHER = """
 rank = os.environ["RANK"]
 table = t.all_faithfulness(coder, notes, hard, soft, gold, folder={folder!r}, **t.RUN)
@@ -386,13 +470,17 @@ def test_the_folder_of_restricted_notes_is_private_and_holds_no_word_of_them(tmp
     secret = [Note(n.id, n.text, restricted=True) for n in notes]
     before = os.umask(0o022)
     try:
-        all_faithfulness(coder, secret, hard, soft, gold, ["emc"], ["mask"], n_random=1, folder=tmp_path / "run", progress=False)
+        all_faithfulness(
+            coder, secret, hard, soft, gold, ["emc"], ["mask"], n_random=1, folder=tmp_path / "run", progress=False
+        )
     finally:
         os.umask(before)
     modes = {f.name: stat.S_IMODE(f.stat().st_mode) for f in [tmp_path / "run", *(tmp_path / "run").rglob("*")]}
     assert modes["run"] == modes["notes"] == 0o700 and modes["faithfulness.json"] == modes["000000.parquet"] == 0o600
     assert (tmp_path / "run" / ".gitignore").read_text() == "*\n"
-    assert not any(w in json.dumps(json.loads((tmp_path / "run" / "faithfulness.json").read_text())) for w in notes[0].text.split())
+    assert not any(
+        w in json.dumps(json.loads((tmp_path / "run" / "faithfulness.json").read_text())) for w in notes[0].text.split()
+    )
 
 
 def test_faithfulness_definitions_are_all_there():

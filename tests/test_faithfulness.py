@@ -8,8 +8,27 @@ import pytest
 
 from icdrat.data.corpus import UnknownNote
 from icdrat.evaluation.faithfulness.curves import SHARES, BadShares, aopc, curves, top_masks, word_scores
-from icdrat.evaluation.faithfulness.eraser import EmptyRationale, NoControl, UnknownOperator, comprehensiveness, control_masks, faithfulness, random_masks, random_rationales, run_lengths, sufficiency
-from icdrat.evaluation.faithfulness.inquiry import OtherNote, Questions, ReservedName, ask, coverage, known, probability_lost
+from icdrat.evaluation.faithfulness.eraser import (
+    EmptyRationale,
+    NoControl,
+    UnknownOperator,
+    comprehensiveness,
+    control_masks,
+    faithfulness,
+    random_masks,
+    random_rationales,
+    run_lengths,
+    sufficiency,
+)
+from icdrat.evaluation.faithfulness.inquiry import (
+    OtherNote,
+    Questions,
+    ReservedName,
+    ask,
+    coverage,
+    known,
+    probability_lost,
+)
 from icdrat.types import RepeatedRationale
 from icdrat.text import blank, mark, mask_to_spans, spans_to_mask, words
 from icdrat.types import Code, CodeNotInVocabulary, Explanation, Note, Rationale, Span, SpanOutsideNote
@@ -33,7 +52,9 @@ class WeightCoder:
         self.n_read, self.largest = self.n_read + len(texts), max(self.largest, len(texts))
         self.operators.add(operator)
         left = [set(blank(t, e).split()) for t, e in zip(texts, erased or [()] * len(texts))]
-        logits = np.array([[sum(w for word, w in row.items() if word in seen) for row in self.weights.values()] for seen in left])
+        logits = np.array(
+            [[sum(w for word, w in row.items() if word in seen) for row in self.weights.values()] for seen in left]
+        )
         return logits if self.additive else 1 / (1 + np.exp(-logits))
 
 
@@ -41,7 +62,9 @@ def random_coder(seed, additive=False, notes=(NOTE,)):
     rng = np.random.default_rng(seed)
     names = sorted({w for n in notes for w in n.text.split()})
     draw = rng.random if additive else rng.normal
-    return WeightCoder({c: {w: draw() / (40 if additive else 1) for w in rng.choice(names, 8, replace=False)} for c in CODES}, additive)
+    return WeightCoder(
+        {c: {w: draw() / (40 if additive else 1) for w in rng.choice(names, 8, replace=False)} for c in CODES}, additive
+    )
 
 
 def of(mask, code=CODES[0], source="method", note=NOTE):
@@ -94,7 +117,9 @@ def test_comprehensiveness_and_sufficiency_match_the_oracle(oracle):
         coders = [ReplayCoder(i) for i in case["instances"]]
         for name, f in dict(comprehensiveness=comprehensiveness, sufficiency=sufficiency).items():
             if case["expected"][name] is not None:
-                assert np.mean([f(c, NOTE, first) for c in coders]) == pytest.approx(case["expected"][name], abs=1e-6), case["name"]
+                assert np.mean([f(c, NOTE, first) for c in coders]) == pytest.approx(
+                    case["expected"][name], abs=1e-6
+                ), case["name"]
 
 
 def test_the_aopc_matches_the_oracle(oracle):
@@ -110,7 +135,9 @@ def test_the_aopc_matches_the_oracle(oracle):
                     method="m",
                     share=t["threshold"],
                     quantity=q,
-                    value=probability_lost(of_class(i, i["classification_scores"]), of_class(i, t[f"{q}_classification_scores"])),
+                    value=probability_lost(
+                        of_class(i, i["classification_scores"]), of_class(i, t[f"{q}_classification_scores"])
+                    ),
                 )
                 for i in case["instances"]
                 for t in i["thresholded_scores"]
@@ -121,7 +148,9 @@ def test_the_aopc_matches_the_oracle(oracle):
         means = aopc(table, shares=tuple(shares)).groupby("metric")["value"].mean()
         points = table.groupby(["quantity", "share"])["value"].mean()
         for q in ("comprehensiveness", "sufficiency"):
-            assert means[f"eraser/aopc_{q}@mask"] == pytest.approx(case["expected"][f"{q}_aopc"], abs=1e-6), case["name"]
+            assert means[f"eraser/aopc_{q}@mask"] == pytest.approx(case["expected"][f"{q}_aopc"], abs=1e-6), case[
+                "name"
+            ]
             np.testing.assert_allclose(points[q].sort_index(), case["expected"][f"{q}_aopc_points"], atol=1e-6)
 
 
@@ -177,7 +206,12 @@ def test_a_word_is_erased_whole_and_its_neighbours_are_not():
     half = Rationale("n1", CODES[0], (Span(5, 6), Span(8, 11)), "m")  # inside w01, and w02
     comprehensiveness(coder, NOTE, half)
     sufficiency(coder, NOTE, half)
-    assert [tuple(map(lambda s: (s.start, s.end), e)) for e in erased] == [(), ((4, 11),), (), ((0, 3), (12, len(NOTE)))]
+    assert [tuple(map(lambda s: (s.start, s.end), e)) for e in erased] == [
+        (),
+        ((4, 11),),
+        (),
+        ((0, 3), (12, len(NOTE))),
+    ]
 
 
 @pytest.mark.parametrize("operator", ["mask", "delete"])
@@ -187,7 +221,12 @@ def test_the_operator_reaches_the_coder_and_the_name(operator):
     table = faithfulness(coder, [NOTE], [rationale], n_random=2, operator=operator)
     assert coder.operators == {operator}
     assert set(table["metric"]) == {f"eraser/comprehensiveness@{operator}", f"eraser/sufficiency@{operator}"}
-    area = aopc(curves(coder, [NOTE], [Explanation("n1", CODES[0], OFFSETS, np.arange(40.0), "m")], n_random=2, operator=operator), operator)
+    area = aopc(
+        curves(
+            coder, [NOTE], [Explanation("n1", CODES[0], OFFSETS, np.arange(40.0), "m")], n_random=2, operator=operator
+        ),
+        operator,
+    )
     assert set(area["metric"]) == {f"eraser/aopc_comprehensiveness@{operator}", f"eraser/aopc_sufficiency@{operator}"}
 
 
@@ -219,7 +258,11 @@ def test_a_random_rationale_has_the_runs_of_the_real_one(seed):
 @pytest.mark.parametrize("lengths, n_words", [((1,), 4), ((1, 1), 5), ((1, 2), 6), ((2, 2, 1), 8)])
 def test_every_placement_is_equally_likely(lengths, n_words):
     size = sum(lengths)
-    possible = [m for c in combinations(range(n_words), size) if run_lengths(m := np.isin(np.arange(n_words), c)) == tuple(sorted(lengths))]
+    possible = [
+        m
+        for c in combinations(range(n_words), size)
+        if run_lengths(m := np.isin(np.arange(n_words), c)) == tuple(sorted(lengths))
+    ]
     drawn = random_masks(lengths, n_words, 300 * len(possible), np.random.default_rng(0))
     _, times = np.unique(drawn, axis=0, return_counts=True)
     assert len(times) == len(possible)
@@ -287,7 +330,9 @@ def test_each_question_is_asked_once_and_in_batches():
     coder = random_coder(0)
     twins = [of(np.isin(np.arange(40), (3, 7)), c, m) for c in CODES for m in "abcdef"]
     faithfulness(coder, [NOTE], twins, batch_size=16)
-    assert coder.n_read <= 2 + 2 + 2 * 20  # nothing and everything hidden, the rationale and its rest, twenty controls and theirs
+    assert (
+        coder.n_read <= 2 + 2 + 2 * 20
+    )  # nothing and everything hidden, the rationale and its rest, twenty controls and theirs
     assert coder.largest == 16
 
 
@@ -316,7 +361,12 @@ def test_the_controls_stand_once_for_each_pair(seed):
 
 def test_rationales_without_words_are_left_out_and_counted():
     spaced = Note("n3", "a   b")
-    rationales = [of(np.zeros(40)), of(np.arange(40) < 2, CODES[1]), Rationale("n3", CODES[0], (Span(2, 3),), "method"), of(np.arange(40) < 2, source="other")]
+    rationales = [
+        of(np.zeros(40)),
+        of(np.arange(40) < 2, CODES[1]),
+        Rationale("n3", CODES[0], (Span(2, 3),), "method"),
+        of(np.arange(40) < 2, source="other"),
+    ]
     table = faithfulness(random_coder(0), [NOTE, spaced], rationales, n_random=2)
     assert len(table.query("method == 'method'")) == 2  # one pair, two metrics
     assert len(table.query("method == 'empty'")) == 6  # the pairs are there all the same
@@ -395,7 +445,9 @@ def test_order_and_company_do_not_change_a_curve():
 
 
 def test_the_random_ranking_is_what_chance_expects():
-    coder = WeightCoder({CODES[0]: {f"w{i:02}": 1 / 40 for i in range(40)}}, additive=True)  # every word is worth the same
+    coder = WeightCoder(
+        {CODES[0]: {f"w{i:02}": 1 / 40 for i in range(40)}}, additive=True
+    )  # every word is worth the same
     table = curves(coder, [NOTE], [Explanation("n1", CODES[0], OFFSETS, np.zeros(40), "m")], shares=(0.1, 0.5, 1.0))
     for method in ("m", "random"):
         at = table[table["method"] == method].pivot(index="share", columns="quantity", values="value")
@@ -406,7 +458,9 @@ def test_the_random_ranking_is_what_chance_expects():
 @pytest.mark.parametrize("cue", ["w00", "w20", "w39"])
 def test_the_random_ranking_is_a_mean_over_draws_and_prefers_no_place(cue):
     coder = WeightCoder({CODES[0]: {cue: 1.0}}, additive=True)  # all or nothing
-    table = curves(coder, [NOTE], [Explanation("n1", CODES[0], OFFSETS, np.zeros(40), "m")], shares=(0.25,), n_random=400)
+    table = curves(
+        coder, [NOTE], [Explanation("n1", CODES[0], OFFSETS, np.zeros(40), "m")], shares=(0.25,), n_random=400
+    )
     lost = table.query("method == 'random'").set_index("quantity")["value"]
     assert lost["comprehensiveness"] == pytest.approx(0.25, abs=0.08)
     assert lost["sufficiency"] == pytest.approx(0.75, abs=0.08)

@@ -8,11 +8,27 @@ import pytest
 from scipy.stats import kendalltau
 
 from icdrat.evaluation.faithfulness.curves import SHARES, curve_inquiry, top_masks
-from icdrat.evaluation.faithfulness.emc import NothingPredicted, emc_inquiry, emc_means, feature_scores, roberta_words, share_lost, stepwise_masks
+from icdrat.evaluation.faithfulness.emc import (
+    NothingPredicted,
+    emc_inquiry,
+    emc_means,
+    feature_scores,
+    roberta_words,
+    share_lost,
+    stepwise_masks,
+)
 from icdrat.evaluation.faithfulness.inquiry import concluded, mean_inquiry
 from icdrat.evaluation.faithfulness.eraser import decision_flip, rationale_inquiry
 from icdrat.evaluation.faithfulness.ferret import ferret_inquiry, level_masks, tau_loo
-from icdrat.evaluation.faithfulness.naopc import area, beam_search, limit, naopc_inquiry, normalised_area, steps, subsets
+from icdrat.evaluation.faithfulness.naopc import (
+    area,
+    beam_search,
+    limit,
+    naopc_inquiry,
+    normalised_area,
+    steps,
+    subsets,
+)
 
 
 def random_answer(seed, n=8):
@@ -51,7 +67,9 @@ class Document:
         return [self.ids[0], *np.where(mask[self.inner], self.mask, self.ids[1:-1]), self.ids[-1]]
 
     def answer(self, code):
-        return lambda masks: np.array([self.model(self.hidden(m))[code] if m.any() else self.whole[code] for m in masks])
+        return lambda masks: np.array(
+            [self.model(self.hidden(m))[code] if m.any() else self.whole[code] for m in masks]
+        )
 
 
 def emc_cases(oracle, pipeline):
@@ -64,17 +82,33 @@ def emc_cases(oracle, pipeline):
 def test_every_step_of_emc_reads_what_the_oracle_reads(oracle):
     model, cases = emc_cases(oracle, pipeline=False)
     for case in cases:
-        document = Document(model, case["input_ids"], case["attributions_tokens_by_targets"], case["feature_map"], case["baseline_token_id"])
+        document = Document(
+            model,
+            case["input_ids"],
+            case["attributions_tokens_by_targets"],
+            case["feature_map"],
+            case["baseline_token_id"],
+        )
         expected = case["expected"]
         np.testing.assert_allclose(document.whole[case["target_ids"]], expected["prob_full"], atol=1e-5)
         for k, code in enumerate(case["target_ids"]):
             masks = stepwise_masks(document.scores[k], case["descending"], case["step_size"], case["max_features"])
-            assert [list(map(int, document.hidden(m))) for m in masks] == expected["perturbed_inputs"][str(code)], case["name"]
+            assert [list(map(int, document.hidden(m))) for m in masks] == expected["perturbed_inputs"][str(code)], case[
+                "name"
+            ]
             deltas = document.whole[code] - np.array([model(document.hidden(m))[code] for m in masks])
             np.testing.assert_allclose(deltas, np.array(expected["delta_steps_by_targets"])[:, k], atol=1e-5)
 
 
-BEGINS_A_WORD = (4, 5, 7, 9, 11, 13, 15)  # token ids of the toy vocabulary, which the file does not spell; the numbers of its cases leave no other choice
+BEGINS_A_WORD = (
+    4,
+    5,
+    7,
+    9,
+    11,
+    13,
+    15,
+)  # token ids of the toy vocabulary, which the file does not spell; the numbers of its cases leave no other choice
 
 
 def toy_words(ids):
@@ -97,7 +131,12 @@ def test_emc_over_documents_matches_the_oracle(oracle):
             document = Document(model, d["input_ids"], d["attributions"], toy_words(d["input_ids"]))
             for k, code in enumerate(d["targets"]):
                 found = concluded(emc_inquiry(document.scores[k]), document.answer(code))
-                pairs.append(dict(probability=document.whole[code], **{q: found[f"emc/{q}"] for q in ("comprehensiveness", "sufficiency")}))
+                pairs.append(
+                    dict(
+                        probability=document.whole[code],
+                        **{q: found[f"emc/{q}"] for q in ("comprehensiveness", "sufficiency")},
+                    )
+                )
         if "error" in case["expected"]:
             with pytest.raises(NothingPredicted):
                 emc_means(pd.DataFrame(pairs), case["decision_boundary"])
@@ -148,7 +187,10 @@ def test_ferret_is_the_mean_over_each_different_rationale(seed):
 
 
 def test_negative_words_are_never_taken_and_levels_never_repeat():
-    assert level_masks(np.array([0.2, -1.0, 0.0, 0.1])).tolist() == [[True, False, False, False], [True, False, False, True]]
+    assert level_masks(np.array([0.2, -1.0, 0.0, 0.1])).tolist() == [
+        [True, False, False, False],
+        [True, False, False, True],
+    ]
     assert level_masks(-np.ones(3)).tolist() == [[False] * 3]
     assert level_masks(np.arange(10.0), [2, 3, 50, 60]).sum(1).tolist() == [2, 3, 9]
 
@@ -177,13 +219,20 @@ def test_naopc_matches_the_oracle(oracle):
             scores = np.array(method["word_attributions"])
             for q, sign in dict(comprehensiveness=1, sufficiency=-1).items():
                 published = method["published"][q]
-                assert normalised_area(published, expected["lower_limit"], expected["upper_limit"]) == pytest.approx(method["normalized"][q], abs=1e-6), (case["name"], name)
+                assert normalised_area(published, expected["lower_limit"], expected["upper_limit"]) == pytest.approx(
+                    method["normalized"][q], abs=1e-6
+                ), (case["name"], name)
                 if method["tied_attributions"]:
                     continue
                 value = area(p[0], answer(steps(np.argsort(-scores, kind="stable")[::sign])))
-                assert value == pytest.approx(published, abs=5e-6), (case["name"], name)  # theirs was computed in half precision
+                assert value == pytest.approx(published, abs=5e-6), (
+                    case["name"],
+                    name,
+                )  # theirs was computed in half precision
                 whole = concluded(naopc_inquiry(scores), answer)[f"naopc/{q}"]
-                assert whole == pytest.approx(normalised_area(value, ours["lower_limit"], ours["upper_limit"]), abs=1e-9)
+                assert whole == pytest.approx(
+                    normalised_area(value, ours["lower_limit"], ours["upper_limit"]), abs=1e-9
+                )
 
 
 def test_the_beam_finds_what_the_oracles_beam_finds(oracle):
@@ -203,7 +252,9 @@ def test_the_limits_are_those_of_all_orders(seed):
     partial = [sum(p[0] - answer(steps(np.array(o)))[:-1]) for o in permutations(range(n))]
     assert limit(p, floored=True) == pytest.approx((max(0, *partial) + p[0] - p[-1]) / n)
     for width, highest in ((120, True), (120, False)):
-        assert concluded(beam_search(p[0], n, width, highest), answer) == pytest.approx(max(areas) if highest else min(areas))
+        assert concluded(beam_search(p[0], n, width, highest), answer) == pytest.approx(
+            max(areas) if highest else min(areas)
+        )
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -32,7 +32,11 @@ def test_a_passage_is_found_where_it_stands(seed):
         quote = passage(rng, note.text)
         at = note.text.index(quote)
         found, how = place(note.text, quote)
-        assert how == "exact" and any(s.start <= at < s.end for s in found) and set(text_of(found, note.text)) == {quote.strip()}
+        assert (
+            how == "exact"
+            and any(s.start <= at < s.end for s in found)
+            and set(text_of(found, note.text)) == {quote.strip()}
+        )
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -42,7 +46,9 @@ def test_case_white_space_and_quotation_marks_do_not_matter(seed):
         quote = passage(rng, note.text)
         changed = "“" + "  ".join(quote.upper().split()) + ".”"
         found, how = place(note.text, changed)
-        assert how == "normalised" and set(map(plain, ("".join(t.split()) for t in text_of(found, note.text)))) >= {"".join(plain(quote).split()).strip("-.,;:*•'\"")}
+        assert how == "normalised" and set(map(plain, ("".join(t.split()) for t in text_of(found, note.text)))) >= {
+            "".join(plain(quote).split()).strip("-.,;:*•'\"")
+        }
 
 
 @pytest.mark.parametrize("text", [TEXT, "İstanbul ﬁne ‘a’ – “b” ß", "e\u0301 ñ 🙂‑🙂"])
@@ -56,7 +62,9 @@ def test_accents_line_ends_and_emoji_keep_their_places():
     assert place(TEXT, "worse ... náuseas")[1] == "normalised" and place(TEXT, "náuseas … worse") == ([], "")
 
 
-@pytest.mark.parametrize("quote", ["type 2 diabetes", "T2D", "  ", "", "...", '"', "T1DM", "2001 since T2DM", "\n", ".", ","])
+@pytest.mark.parametrize(
+    "quote", ["type 2 diabetes", "T2D", "  ", "", "...", '"', "T1DM", "2001 since T2DM", "\n", ".", ","]
+)
 def test_what_is_not_there_is_not_found(quote):
     assert place(TEXT, quote) == ([], "")
 
@@ -135,20 +143,41 @@ def test_a_numbered_sentence_points_at_one_occurrence():
 
 def test_what_has_no_place_is_counted_and_kept():
     said = ["type 2 diabetes", "T2D", "  ", "T2DM"]
-    found, counts, lost = ground(NOTE, [A, B], json.dumps({"rationales": [{"code": "E11.9", "quotes": said}, {"code": "R04.2", "quotes": ["blood"]}]}))
+    found, counts, lost = ground(
+        NOTE,
+        [A, B],
+        json.dumps({"rationales": [{"code": "E11.9", "quotes": said}, {"code": "R04.2", "quotes": ["blood"]}]}),
+    )
     assert text_of(found[A]) == ["T2DM", "T2DM"] and not found.get(B)
     assert (counts["exact"], counts["ungrounded"]) == (1, 4)
-    assert [(x.code, x.words) for x in lost] == [("E11.9", "type 2 diabetes"), ("E11.9", "T2D"), ("E11.9", "  "), ("R04.2", "blood")]
+    assert [(x.code, x.words) for x in lost] == [
+        ("E11.9", "type 2 diabetes"),
+        ("E11.9", "T2D"),
+        ("E11.9", "  "),
+        ("R04.2", "blood"),
+    ]
 
 
 def test_a_code_that_was_not_asked_is_counted_and_kept():
-    found, counts, lost = ground(NOTE, [A], json.dumps({"rationales": [{"code": "I10", "quotes": ["T2DM"]}, {"code": "", "quotes": []}]}))
+    found, counts, lost = ground(
+        NOTE, [A], json.dumps({"rationales": [{"code": "I10", "quotes": ["T2DM"]}, {"code": "", "quotes": []}]})
+    )
     assert found == {} and counts["invented"] == 2 and counts["exact"] == 0
     assert [(x.code, x.words, x.why) for x in lost] == [("I10", "T2DM", "invented"), ("", "", "invented")]
 
 
 def test_a_code_answered_twice_keeps_all_its_quotes():
-    found, counts, _ = ground(NOTE, [A], json.dumps({"rationales": [{"code": c, "quotes": [q]} for c, q in (("E11.9", "worse"), ("E11.9", "T2DM"), ("e119", "Disnea"))]}))
+    found, counts, _ = ground(
+        NOTE,
+        [A],
+        json.dumps(
+            {
+                "rationales": [
+                    {"code": c, "quotes": [q]} for c, q in (("E11.9", "worse"), ("E11.9", "T2DM"), ("e119", "Disnea"))
+                ]
+            }
+        ),
+    )
     assert set(text_of(found[A])) == {"T2DM", "worse", "Disnea"} and counts["exact"] == 3
     assert ground(NOTE, [A, B], GOOD)[1]["normalised"] == 1
 

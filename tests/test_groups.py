@@ -8,9 +8,34 @@ from icdrat.data.codiesp import all_negated, codiesp, negated
 from icdrat.data.corpus import UnknownNote
 from icdrat.data.vignettes import vignettes
 from icdrat.evaluation.cards import COUNTS
-from icdrat.evaluation.aggregate import BadTable, UnknownMethod, benjamini_hochberg, difference, differences, intervals, per_note_sums, summarise_counts, summarise_means
+from icdrat.evaluation.aggregate import (
+    BadTable,
+    UnknownMethod,
+    benjamini_hochberg,
+    difference,
+    differences,
+    intervals,
+    per_note_sums,
+    summarise_counts,
+    summarise_means,
+)
 from icdrat.evaluation.plausibility.definitions import all_plausibility, measure, summarise_plausibility
-from icdrat.evaluation.groups import ASSERTED, BEFORE_HEADINGS, DENIED, NOWHERE, PARTLY, SECTIONS, NoGroup, by_group, code_bands, code_chapters, denial, evidence_sections, note_lengths, sections
+from icdrat.evaluation.groups import (
+    ASSERTED,
+    BEFORE_HEADINGS,
+    DENIED,
+    NOWHERE,
+    PARTLY,
+    SECTIONS,
+    NoGroup,
+    by_group,
+    code_bands,
+    code_chapters,
+    denial,
+    evidence_sections,
+    note_lengths,
+    sections,
+)
 from icdrat.evaluation.seeds import UnequalSeeds, over_seeds, with_spread
 from icdrat.bootstrap import interval, mean
 from icdrat.text import words
@@ -40,7 +65,11 @@ def test_groups_reach_every_definition():
     found = by_group(table, groups, "note_id", summarise_plausibility, by, n_draws=20)
     first = summarise_plausibility(table[table.note_id.isin(["n0", "n1", "n2"])], 20)
     ours = found[found.group == "first"].drop(columns="group").reset_index(drop=True)
-    pd.testing.assert_frame_equal(ours.sort_values([*by, "metric"], ignore_index=True), first.sort_values([*by, "metric"], ignore_index=True), check_dtype=False)
+    pd.testing.assert_frame_equal(
+        ours.sort_values([*by, "metric"], ignore_index=True),
+        first.sort_values([*by, "metric"], ignore_index=True),
+        check_dtype=False,
+    )
 
 
 def test_a_row_without_a_group_is_refused_or_named():
@@ -52,7 +81,15 @@ def test_a_row_without_a_group_is_refused_or_named():
         by_group(table, {}, of="chapter")
 
 
-@pytest.mark.parametrize("text, wanted", [("", [BEFORE_HEADINGS]), ("HPI: x\nPMH:\ny", ["History of Present Illness", "Past Medical History"]), ("a\n  ALLERGIES : none", [BEFORE_HEADINGS, "Allergies"]), ("see HPI: x", [BEFORE_HEADINGS])])
+@pytest.mark.parametrize(
+    "text, wanted",
+    [
+        ("", [BEFORE_HEADINGS]),
+        ("HPI: x\nPMH:\ny", ["History of Present Illness", "Past Medical History"]),
+        ("a\n  ALLERGIES : none", [BEFORE_HEADINGS, "Allergies"]),
+        ("see HPI: x", [BEFORE_HEADINGS]),
+    ],
+)
 def test_a_heading_begins_a_line_and_ends_with_a_colon(text, wanted):
     assert [name for *_, name in sections(text)] == wanted
 
@@ -72,7 +109,12 @@ def test_the_section_of_a_pair_is_the_one_with_most_of_its_characters():
     for pair in list(found)[::37]:
         inside = {}
         for start, end, name in sections(texts[pair[0]]):
-            here = sum(len(set(range(s.start, s.end)) & set(range(start, end))) for r in vignette.gold if (r.note_id, str(r.code)) == pair for s in r.spans)
+            here = sum(
+                len(set(range(s.start, s.end)) & set(range(start, end)))
+                for r in vignette.gold
+                if (r.note_id, str(r.code)) == pair
+                for s in r.spans
+            )
             inside[name] = inside.get(name, 0) + here
         assert (inside.get(found[pair], 0) == max(inside.values())) if any(inside.values()) else found[pair] == NOWHERE
     with pytest.raises(UnknownNote):
@@ -85,7 +127,9 @@ def test_bands_chapters_and_lengths_hold_every_key_in_order():
     codes = sorted({c for cs in vignette.codes.values() for c in cs})
     learned = code_bands(codes, train, (1, 3))
     n = {str(c): sum(c in cs for cs in train.codes.values()) for c in codes}
-    assert set(learned) == set(n) and all(learned[c] == ("0" if k == 0 else "1-1" if k == 1 else "2-3" if k <= 3 else ">3") for c, k in n.items())
+    assert set(learned) == set(n) and all(
+        learned[c] == ("0" if k == 0 else "1-1" if k == 1 else "2-3" if k <= 3 else ">3") for c, k in n.items()
+    )
     assert [*dict.fromkeys(learned.values())] == [b for b in ("0", "1-1", "2-3", ">3") if b in learned.values()]
     by_chapter = code_chapters(codes)
     assert set(by_chapter) == set(n) and [*by_chapter.values()] == sorted(by_chapter.values(), key=int)
@@ -111,7 +155,9 @@ def test_all_groups_at_once_are_each_group_alone():
     found = summarise_means(table, 100).set_index("method")
     for method, rows in table.groupby("method"):
         sums = rows.assign(n=1.0).groupby("note_id")[["value", "n"]].sum().to_numpy()
-        np.testing.assert_allclose(found.loc[method, ["value", "low", "high"]].astype(float), interval(sums, mean, 100), rtol=1e-12)
+        np.testing.assert_allclose(
+            found.loc[method, ["value", "low", "high"]].astype(float), interval(sums, mean, 100), rtol=1e-12
+        )
 
 
 def test_what_each_note_adds_is_a_sum_over_its_rows():
@@ -139,7 +185,9 @@ def test_every_method_is_compared_and_the_p_values_adjusted_together():
         differences(table[table.method == "b"], "b", ["toy"])
 
 
-@pytest.mark.parametrize("metric", ["mdace/token_f1", "eraser/iou_f1_macro", "anatomy/exact", "emc/auprc", "eraser/auprc", "character/iou"])
+@pytest.mark.parametrize(
+    "metric", ["mdace/token_f1", "eraser/iou_f1_macro", "anatomy/exact", "emc/auprc", "eraser/auprc", "character/iou"]
+)
 def test_a_difference_under_any_definition_is_that_of_the_summary(metric):
     notes, gold, predicted, explained = corpus(0)
     table = all_plausibility(notes, gold, predicted, explained, progress=False)
@@ -154,7 +202,10 @@ def test_a_difference_under_any_definition_is_that_of_the_summary(metric):
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_spread_is_the_sample_deviation_over_seeds(n):
     rng = np.random.default_rng(n)
-    table = pd.DataFrame([(m, "x", s, rng.random()) for m in "ab" for s in rng.permutation(n)], columns=["method", "metric", "seed", "value"])
+    table = pd.DataFrame(
+        [(m, "x", s, rng.random()) for m in "ab" for s in rng.permutation(n)],
+        columns=["method", "metric", "seed", "value"],
+    )
     found = over_seeds(table).set_index("method")
     for m in "ab":
         values = table[table.method == m].value
@@ -164,7 +215,9 @@ def test_spread_is_the_sample_deviation_over_seeds(n):
 
 
 def test_unequal_seeds_and_repeated_runs_are_refused():
-    table = pd.DataFrame([("a", "x", 0, 0.1), ("a", "x", 1, 0.2), ("b", "x", 0, 0.3)], columns=["method", "metric", "seed", "value"])
+    table = pd.DataFrame(
+        [("a", "x", 0, 0.1), ("a", "x", 1, 0.2), ("b", "x", 0, 0.3)], columns=["method", "metric", "seed", "value"]
+    )
     with pytest.raises(UnequalSeeds):
         over_seeds(table)
     with pytest.raises(BadTable, match="twice"):

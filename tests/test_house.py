@@ -34,7 +34,11 @@ LAYERS = [
     ("front", "cli"),
 ]
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
-APART = [("rationale.attribution", "rationale.mention"), ("rationale.select", "rationale.mention"), ("rationale.select", "rationale.attribution")]
+APART = [
+    ("rationale.attribution", "rationale.mention"),
+    ("rationale.select", "rationale.mention"),
+    ("rationale.select", "rationale.attribution"),
+]
 
 
 def cells(notebook):
@@ -46,7 +50,9 @@ def source(cell):
 
 
 def exported(notebook):
-    return [source(c) for c in cells(notebook) if c["cell_type"] == "code" and re.search(r"^#\|\s*export", source(c), re.M)]
+    return [
+        source(c) for c in cells(notebook) if c["cell_type"] == "code" and re.search(r"^#\|\s*export", source(c), re.M)
+    ]
 
 
 def visible(notebook):
@@ -91,7 +97,9 @@ def test_every_module_has_its_notebook_at_the_same_path():
     numbered = {p.relative_to(NBS): p for p in LIBRARY}
     bare = [p.parent / re.sub(r"^\d\d_", "", p.name) for p in numbered]
     assert all(re.match(r"\d\d_", p.name) for p in numbered), "two digits give the reading order"
-    assert sorted(p.with_suffix("").as_posix() for p in bare) == sorted(module_name(m).replace(".", "/") for m in MODULES)
+    assert sorted(p.with_suffix("").as_posix() for p in bare) == sorted(
+        module_name(m).replace(".", "/") for m in MODULES
+    )
     for p in numbered.values():
         [declared] = re.findall(r"^#\|\s*default_exp (\S+)", source(cells(p)[0]), re.M)
         assert declared.replace(".", "/") == (p.relative_to(NBS).parent / p.stem[3:]).as_posix()

@@ -19,7 +19,10 @@ from icdrat.data.corpus import build
 from icdrat.types import Code, Rationale, Span
 
 PROGRAM = os.environ.get("ICDRAT_LABEL_STUDIO") or shutil.which("label-studio")
-pytestmark = pytest.mark.skipif(not PROGRAM, reason="no Label Studio: install label-studio in a venv of its own and name its executable in ICDRAT_LABEL_STUDIO")
+pytestmark = pytest.mark.skipif(
+    not PROGRAM,
+    reason="no Label Studio: install label-studio in a venv of its own and name its executable in ICDRAT_LABEL_STUDIO",
+)
 
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 TEXT = "  \tT2DM 🙂🙂 on métformine.\r\nNo náuseas,\nHFrEF 👨‍👩‍👧 with CHF today. \n "
@@ -47,16 +50,50 @@ def call(tmp_path_factory):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    quiet = dict(COLLECT_ANALYTICS="0", LATEST_VERSION_CHECK="0", SENTRY_DSN="", FRONTEND_SENTRY_DSN="", LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN="true")
-    start = [PROGRAM, "start", "--no-browser", "--data-dir", str(folder), "--port", str(port), "--internal-host", "127.0.0.1", "--log-level", "ERROR"]
-    start += ["--username", "ann@example.org", "--password", "toy-password", "--user-token", TOKEN, "--enable-legacy-api-token"]
+    quiet = dict(
+        COLLECT_ANALYTICS="0",
+        LATEST_VERSION_CHECK="0",
+        SENTRY_DSN="",
+        FRONTEND_SENTRY_DSN="",
+        LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN="true",
+    )
+    start = [
+        PROGRAM,
+        "start",
+        "--no-browser",
+        "--data-dir",
+        str(folder),
+        "--port",
+        str(port),
+        "--internal-host",
+        "127.0.0.1",
+        "--log-level",
+        "ERROR",
+    ]
+    start += [
+        "--username",
+        "ann@example.org",
+        "--password",
+        "toy-password",
+        "--user-token",
+        TOKEN,
+        "--enable-legacy-api-token",
+    ]
     with open(folder / "log.txt", "w") as log:
-        server = subprocess.Popen(start, env=os.environ | quiet | dict(LABEL_STUDIO_BASE_DATA_DIR=str(folder)), stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        server = subprocess.Popen(
+            start,
+            env=os.environ | quiet | dict(LABEL_STUDIO_BASE_DATA_DIR=str(folder)),
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+        )
 
     def call(method, path, data=None):
         body = None if data is None else json.dumps(data).encode()
         headers = {"Authorization": f"Token {TOKEN}", "Content-Type": "application/json"}
-        with urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, headers, method=method), timeout=60) as answer:
+        with urllib.request.urlopen(
+            urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, headers, method=method), timeout=60
+        ) as answer:
             return json.loads(answer.read() or b"null")
 
     try:

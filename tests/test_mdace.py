@@ -38,11 +38,18 @@ SECRETS = ("ouch", "asthma", "gout", "Asthma", "anew", "Fin")
 
 def a(words, code, code_system="ICD-10-CM", text=TEXT, **fields):
     begin = text.index(words)
-    return dict(begin=begin, end=begin + len(words), code=code, code_system=code_system, description="", type="Human") | fields
+    return (
+        dict(begin=begin, end=begin + len(words), code=code, code_system=code_system, description="", type="Human")
+        | fields
+    )
 
 
 def chart(hadm_id, *notes):
-    return dict(hadm_id=hadm_id, comment="", notes=[dict(note_id=i, category=c, description="Report", annotations=m) for i, c, m in notes])
+    return dict(
+        hadm_id=hadm_id,
+        comment="",
+        notes=[dict(note_id=i, category=c, description="Report", annotations=m) for i, c, m in notes],
+    )
 
 
 def write(folder, charts, setting="Inpatient", system="ICD-10"):
@@ -57,7 +64,7 @@ def write(folder, charts, setting="Inpatient", system="ICD-10"):
 
 
 def noteevents_file(file, texts, ending="\n"):
-    "A NOTEEVENTS as MIMIC-III has it: quoted, with line breaks and doubled quotes inside; packed when the name ends in .gz"
+    "A NOTEEVENTS as MIMIC-III has it: quoted, line breaks and doubled quotes inside; packed when it ends in .gz"
     with (gzip.open if file.suffix == ".gz" else open)(file, "wt", newline="", encoding="utf-8") as f:
         out = csv.writer(f, lineterminator=ending, quoting=csv.QUOTE_NONNUMERIC)
         out.writerow(HEADER)
@@ -83,8 +90,29 @@ def made_texts(table, seed=0):
 
 
 TEN = [
-    chart(101, (11, "Discharge summary", [a("asthma", "J45.909"), a("Asthma", "J45.909"), a("gout", "M10.9"), a("ouch", "E860", "ICD-9-CM")]), (12, "ECG", [a("twice", "93010", "CPT")])),
-    chart(102, (21, "Physician", [a("gout", "M10.9"), a("gout", "M10.9"), a("has asthma", "J45.909"), a("asthma", "J45.909"), a("Fin", "T81.4XXA")])),
+    chart(
+        101,
+        (
+            11,
+            "Discharge summary",
+            [a("asthma", "J45.909"), a("Asthma", "J45.909"), a("gout", "M10.9"), a("ouch", "E860", "ICD-9-CM")],
+        ),
+        (12, "ECG", [a("twice", "93010", "CPT")]),
+    ),
+    chart(
+        102,
+        (
+            21,
+            "Physician",
+            [
+                a("gout", "M10.9"),
+                a("gout", "M10.9"),
+                a("has asthma", "J45.909"),
+                a("asthma", "J45.909"),
+                a("Fin", "T81.4XXA"),
+            ],
+        ),
+    ),
     chart(103, (31, "Physician", [a("gout", "0BJ08ZZ", "ICD-10-PCS")])),
 ]
 TEXTS = {11: TEXT, 12: TEXT, 21: TEXT, 31: TEXT, 99: "another chart's note"}
@@ -137,7 +165,14 @@ def test_the_table_holds_every_annotation_as_published(made):
 
 def test_a_chart_without_annotated_notes_does_not_pass_for_one_with(made):
     (made / "data/Inpatient/ICD-10/1.0/103-ICD-10.json").write_text(json.dumps(chart(103)))
-    refused(BadChart, "1 charts of the splits have no annotation, the first is 103", annotations, made, "Inpatient", "ICD-10")
+    refused(
+        BadChart,
+        "1 charts of the splits have no annotation, the first is 103",
+        annotations,
+        made,
+        "Inpatient",
+        "ICD-10",
+    )
 
 
 @pytest.mark.parametrize("packed", ["NOTEEVENTS.csv", "NOTEEVENTS.csv.gz"])
@@ -163,7 +198,9 @@ def test_spans_of_one_code_in_one_note_are_one_merged_rationale(made, lent):
         ("31", "0BJ08ZZ"): ["gout"],
     }
     assert {(r.source, r.level) for r in corpus.gold} == {("human", "mention")}
-    assert {i: set(cs) for i, cs in corpus.codes.items()} == {n.id: {r.code for r in corpus.gold if r.note_id == n.id} for n in corpus.notes}
+    assert {i: set(cs) for i, cs in corpus.codes.items()} == {
+        n.id: {r.code for r in corpus.gold if r.note_id == n.id} for n in corpus.notes
+    }
 
 
 def test_oddities_are_named_by_id(made):
@@ -193,7 +230,17 @@ def test_a_foreign_annotation_is_in_no_corpus_chart_or_count(made, lent):
 
 def test_counts_know_pairs_and_merged_spans(made):
     [row] = counts(annotations(made, "Inpatient", "ICD-10"), ["setting", "system"]).to_dict("records")
-    assert row == dict(setting="Inpatient", system="ICD-10", charts=3, notes=4, annotations=10, codes=5, pairs=7, spans=8, spans_per_pair=8 / 7)
+    assert row == dict(
+        setting="Inpatient",
+        system="ICD-10",
+        charts=3,
+        notes=4,
+        annotations=10,
+        codes=5,
+        pairs=7,
+        spans=8,
+        spans_per_pair=8 / 7,
+    )
 
 
 def test_shares_of_categories_sum_to_one(made):
@@ -210,7 +257,14 @@ def test_a_chart_has_the_codes_of_all_its_notes(made):
 
 
 def test_two_revisions_are_not_one_set_of_charts(made):
-    write(made, [chart(c, (n, "ECG", [a("gout", "93010", "CPT", type="MapType.EXACT"), a("twice", "93010", "CPT")])) for c, n in ((101, 12), (102, 21), (103, 31))], system="ICD-9")
+    write(
+        made,
+        [
+            chart(c, (n, "ECG", [a("gout", "93010", "CPT", type="MapType.EXACT"), a("twice", "93010", "CPT")]))
+            for c, n in ((101, 12), (102, 21), (103, 31))
+        ],
+        system="ICD-9",
+    )
     table = annotations(made, "Inpatient")
     assert set(table.system) == {"ICD-10", "ICD-9"} and "MapType.EXACT" in set(table.type)
     refused(BadInput, "2 pairs of setting and system", charts, table)
@@ -222,13 +276,22 @@ def test_a_note_without_a_code_of_the_chosen_sort_stays(made, lent):
     assert len(diagnoses) == len(procedures) == 4
     assert diagnoses.codes["12"] == () and {c.system for cs in diagnoses.codes.values() for c in cs} == {"icd10cm"}
     assert {c.system for cs in procedures.codes.values() for c in cs} == {"cpt", "icd10pcs"}
-    assert {r.code for r in diagnoses.gold} | {r.code for r in procedures.gold} == {r.code for r in mdace(lent, made).gold}
+    assert {r.code for r in diagnoses.gold} | {r.code for r in procedures.gold} == {
+        r.code for r in mdace(lent, made).gold
+    }
 
 
 def test_categories_choose_notes(made, lent):
     assert mdace(lent, made, categories="Discharge summary").splits == dict(train=1)
     assert [n.id for n in mdace(lent, made, categories=["ECG", "Physician"]).notes] == ["12", "21", "31"]
-    refused(BadInput, "'Letter'; there are Discharge summary, ECG, Physician", mdace, lent, made, categories=["ECG", "Letter"])
+    refused(
+        BadInput,
+        "'Letter'; there are Discharge summary, ECG, Physician",
+        mdace,
+        lent,
+        made,
+        categories=["ECG", "Letter"],
+    )
     refused(BadInput, "no category is named", mdace, lent, made, categories=[])
 
 
@@ -269,14 +332,25 @@ def test_the_fault_of_a_span(text, begin, end, found):
 def test_check_names_faults_by_id_and_says_no_word(made, tmp_path):
     file = noteevents_file(tmp_path / "x.csv", {11: "x" + TEXT, 12: "", 21: TEXT[:40]})
     found = check(file, made, "Inpatient", "ICD-10")
-    assert found.groupby(["note_id", "fault"]).size().to_dict() == {("11", "white space"): 3, ("12", "empty note"): 1, ("21", "outside"): 3, ("31", "missing note"): 1}
+    assert found.groupby(["note_id", "fault"]).size().to_dict() == {
+        ("11", "white space"): 3,
+        ("12", "empty note"): 1,
+        ("21", "outside"): 3,
+        ("31", "missing note"): 1,
+    }
     assert "asthma" not in found.to_string()
     assert check(noteevents_file(tmp_path / "y.csv", TEXTS), made, "Inpatient", "ICD-10").empty
 
 
 def test_notes_of_another_version_are_refused_by_id(made, tmp_path):
     file = noteevents_file(tmp_path / "x.csv", {11: TEXT, 12: TEXT, 21: TEXT[:40]})
-    refused(WrongNotes, r"4 of 10 annotations do not fit \(3 outside, 1 missing note\), in 2 notes: 21, 31; ", mdace, file, made)
+    refused(
+        WrongNotes,
+        r"4 of 10 annotations do not fit \(3 outside, 1 missing note\), in 2 notes: 21, 31; ",
+        mdace,
+        file,
+        made,
+    )
 
 
 def test_the_tolerance_is_reached_and_not_passed(made, tmp_path):
@@ -342,7 +416,20 @@ def test_a_wrong_field_is_named_by_file_and_place(made, field, value, match):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"3", b'"gout"', b"gout", b"\xff\xfe", b'\xef\xbb\xbf{"hadm_id": 1}', b"[" * 100_000, b"1" * 5000, b'{"hadm_id": NaN, "notes": []}']
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"3",
+        b'"gout"',
+        b"gout",
+        b"\xff\xfe",
+        b'\xef\xbb\xbf{"hadm_id": 1}',
+        b"[" * 100_000,
+        b"1" * 5000,
+        b'{"hadm_id": NaN, "notes": []}',
+    ],
 )
 def test_what_is_no_chart_is_refused(made, content):
     (made / "data/Inpatient/ICD-10/1.0/103-ICD-10.json").write_bytes(content)
@@ -369,7 +456,14 @@ def test_a_copied_chart_and_a_lost_chart_are_named(made):
     refused(BadChart, "copy.json: chart 101 is already in 101-ICD-10.json", annotations, made, "Inpatient", "ICD-10")
     (folder / "copy.json").unlink()
     (folder / "102-ICD-10.json").unlink()
-    refused(BadChart, "1 charts of the splits have no annotation, the first is 102", annotations, made, "Inpatient", "ICD-10")
+    refused(
+        BadChart,
+        "1 charts of the splits have no annotation, the first is 102",
+        annotations,
+        made,
+        "Inpatient",
+        "ICD-10",
+    )
 
 
 @pytest.mark.parametrize("content", [b"hadm_id\n101\n", b"101,102\n", b"101\n\n", b"\xff\n", b"101.0\n", b"-101\n"])
@@ -391,7 +485,9 @@ def test_only_the_asked_kind_of_lists_is_read(made):
 
 
 def test_a_folder_of_the_other_revision_gives_no_corpus(made, lent):
-    write(made, [chart(c, (n, "ECG", [a("gout", "M10.9")])) for c, n in ((101, 11), (102, 21), (103, 31))], system="ICD-9")
+    write(
+        made, [chart(c, (n, "ECG", [a("gout", "M10.9")])) for c, n in ((101, 11), (102, 21), (103, 31))], system="ICD-9"
+    )
     refused(EmptyCorpus, "no notes", mdace, lent, made, system="ICD-9")
 
 
@@ -418,7 +514,9 @@ def table(published):
 
 
 def test_the_published_files_have_the_published_size(table):
-    sizes = counts(table, ["setting", "system"]).set_index(["setting", "system"])[["charts", "notes", "annotations", "codes", "pairs"]]
+    sizes = counts(table, ["setting", "system"]).set_index(["setting", "system"])[
+        ["charts", "notes", "annotations", "codes", "pairs"]
+    ]
     assert {k: tuple(v) for k, v in sizes.T.to_dict("list").items()} == {
         ("Inpatient", "ICD-10"): (302, 603, 3934, 1022, 3592),
         ("Inpatient", "ICD-9"): (302, 604, 3934, 918, 3543),
@@ -435,11 +533,20 @@ def test_the_published_oddities_are_known(table):
     assert sorted(odd[odd.kind == "foreign"].code) == ["E860", "E861"]
     assert sorted(odd[odd.kind == "unknown"].code) == ["T81.4XXA", "V29.49XA", "V29.9XXA"]
     assert len(odd[odd.kind == "repeated"]) == 1
-    assert odd[odd.kind == "overlapping"].groupby(["setting", "system"]).size().to_dict() == {("Inpatient", "ICD-9"): 2, ("Profee", "ICD-9"): 1}
+    assert odd[odd.kind == "overlapping"].groupby(["setting", "system"]).size().to_dict() == {
+        ("Inpatient", "ICD-9"): 2,
+        ("Profee", "ICD-9"): 1,
+    }
 
 
 def test_published_icd_codes_carry_their_dots(table):
-    for system, shape in dict(icd10cm=r"[A-Z]\d[A-Z0-9](\..+)?", icd9cm=r"(\d{3}|V\d\d|E\d{3})(\..+)?", icd9pcs=r"\d\d\.\d{1,2}", icd10pcs=r"[A-Z0-9]{7}", cpt=r"\d{5}").items():
+    for system, shape in dict(
+        icd10cm=r"[A-Z]\d[A-Z0-9](\..+)?",
+        icd9cm=r"(\d{3}|V\d\d|E\d{3})(\..+)?",
+        icd9pcs=r"\d\d\.\d{1,2}",
+        icd10pcs=r"[A-Z0-9]{7}",
+        cpt=r"\d{5}",
+    ).items():
         codes = own(table).query("code_system == @system").code
         assert codes.str.fullmatch(shape).all(), system
 
@@ -454,7 +561,10 @@ def test_the_settings_share_charts_but_not_splits(published):
         assert len(whole) == 52_722 and all(whole[i] == s for i, s in ids.items())
 
 
-@pytest.mark.parametrize("setting, system, packed", [("Inpatient", "ICD-10", ".csv.gz"), ("Inpatient", "ICD-9", ".csv"), ("Profee", "ICD-9", ".csv.gz")])
+@pytest.mark.parametrize(
+    "setting, system, packed",
+    [("Inpatient", "ICD-10", ".csv.gz"), ("Inpatient", "ICD-9", ".csv"), ("Profee", "ICD-9", ".csv.gz")],
+)
 def test_the_published_offsets_and_made_notes_become_a_corpus(published, table, tmp_path, setting, system, packed):
     mine = table[(table.setting == setting) & (table.system == system)]
     file = noteevents_file(tmp_path / f"NOTEEVENTS{packed}", made_texts(mine))
@@ -467,7 +577,12 @@ def test_the_published_offsets_and_made_notes_become_a_corpus(published, table, 
 
 
 def test_discharge_summaries_hold_most_inpatient_evidence_and_little_of_the_other(table):
-    share = categories(table).query("category == 'Discharge summary' and system == 'ICD-10'").set_index("setting").share_of_annotations
+    share = (
+        categories(table)
+        .query("category == 'Discharge summary' and system == 'ICD-10'")
+        .set_index("setting")
+        .share_of_annotations
+    )
     assert share["Inpatient"] == pytest.approx(0.873, abs=0.001) and share["Profee"] == pytest.approx(0.285, abs=0.001)
     assert lengths(pd.concat([table[table.system == "ICD-10"]]), [0.5, 0.99]).values.tolist() == [[13, 63], [12, 48]]
 

@@ -44,7 +44,9 @@ def found(text, terms, codes_of=None):
 @pytest.mark.parametrize("seed", range(25))
 def test_a_planted_name_is_found_at_its_exact_place(seed):
     rng = random.Random(seed)
-    spelt = rng.choice(["Ménière disease", "MENIERE DISEASE", "menière-disease", "Ménière\r\n disease", "Meniere diseases"])
+    spelt = rng.choice(
+        ["Ménière disease", "MENIERE DISEASE", "menière-disease", "Ménière\r\n disease", "Meniere diseases"]
+    )
     before = " ".join(rng.choices(FILLER, k=rng.randrange(8)))
     after = " ".join(rng.choices(FILLER, k=rng.randrange(8)))
     opening, closing = rng.choice([("(", ")"), ("", "."), ("«", "»"), ("", ","), ("- ", ";"), ("", "")])
@@ -79,7 +81,11 @@ def test_the_trie_agrees_with_trying_every_name_at_every_word(seed):
 
 def test_the_longest_name_wins():
     terms = lexicon("toy", [("chest", A), ("chest pain", B), ("chest pain at rest", C)])
-    assert found("chest pain at rest, chest pain at night, chest", terms) == {C: ["chest pain at rest"], B: ["chest pain"], A: ["chest"]}
+    assert found("chest pain at rest, chest pain at night, chest", terms) == {
+        C: ["chest pain at rest"],
+        B: ["chest pain"],
+        A: ["chest"],
+    }
 
 
 def test_only_names_of_asked_codes_compete():
@@ -113,7 +119,10 @@ def test_the_order_of_notes_does_not_matter():
 
 def test_every_asked_code_gets_one_rationale():
     rationales = link("chest pain, chest pain", lexicon("toy", [("chest pain", A)]), {"n": [A, B, A]})
-    assert [(r.code, len(r), r.source, r.level) for r in rationales] == [(A, 2, "toy", "mention"), (B, 0, "toy", "mention")]
+    assert [(r.code, len(r), r.source, r.level) for r in rationales] == [
+        (A, 2, "toy", "mention"),
+        (B, 0, "toy", "mention"),
+    ]
 
 
 def test_names_that_say_nothing_are_left_out():
@@ -167,7 +176,9 @@ def test_a_lexicon_is_learned_from_training_notes_only():
 
 def test_errors_and_displays_show_no_text():
     secret = "hemoptysis"
-    corpus = build("toy", [dict(note_id="n", text=secret, codes=[A], split="test")], [Rationale("n", A, [Span(0, 10)], "human")])
+    corpus = build(
+        "toy", [dict(note_id="n", text=secret, codes=[A], split="test")], [Rationale("n", A, [Span(0, 10)], "human")]
+    )
     for call in (lambda: training_lexicon(corpus), lambda: mentions(corpus.notes, Lexicon("toy"), {}, progress=False)):
         with pytest.raises(BadInput) as caught:
             call()
@@ -184,7 +195,10 @@ def test_training_names_find_most_evidence_of_unseen_case_reports(data_folder):
     corpus = to_level(codiesp(data_folder), 3)
     dev = corpus.split("test")
     terms = training_lexicon(corpus.split("train"))
-    marked = {(r.note_id, r.code): {c for s in r.spans for c in range(s.start, s.end)} for r in mentions(dev.notes, terms, dev.codes, progress=False)}
+    marked = {
+        (r.note_id, r.code): {c for s in r.spans for c in range(s.start, s.end)}
+        for r in mentions(dev.notes, terms, dev.codes, progress=False)
+    }
     gold = {(r.note_id, r.code): {c for s in r.spans for c in range(s.start, s.end)} for r in dev.gold}
     assert marked.keys() == gold.keys()
     hits = sum(len(marked[k] & gold[k]) for k in gold)
@@ -210,7 +224,13 @@ def plainly(text, lexicons, wanted):
                 for c in dict.fromkeys(a for c in l.terms[t] for a in wanted(c)):
                     said.setdefault(c, []).append((l.name, l.meanings.get(t, 1)))
             if said:
-                best = n, [(start, end, c, tuple(s for s, _ in whose), min(m for _, m in whose)) for c, whose in said.items()]
+                best = (
+                    n,
+                    [
+                        (start, end, c, tuple(s for s, _ in whose), min(m for _, m in whose))
+                        for c, whose in said.items()
+                    ],
+                )
                 break
         found += best[1] if best else []
         i += best[0] if best else 1
@@ -221,7 +241,10 @@ def random_lexicons(rng, codes):
     def one(name):
         pairs = [(" ".join(rng.choices(ALPHABET[:4], k=rng.randint(1, 4))), rng.choice(codes)) for _ in range(8)]
         made = lexicon(name, pairs)
-        spelled = {t: frozenset([" ".join(t).upper(), " ".join(t)][: rng.randint(1, 2)]) for t in rng.sample(list(made.terms), 2)}
+        spelled = {
+            t: frozenset([" ".join(t).upper(), " ".join(t)][: rng.randint(1, 2)])
+            for t in rng.sample(list(made.terms), 2)
+        }
         return Lexicon(name, made.terms, spelled, {t: rng.randint(1, 4) for t in made.terms})
 
     return [one(n) for n in ("one", "two", "three")[: rng.randint(1, 3)]]
@@ -234,12 +257,19 @@ def test_the_linker_agrees_with_trying_every_name_of_every_source(seed):
     sources = random_lexicons(rng, codes)
     notes = [Note(f"n{i}", " ".join(rng.choices(ALPHABET, k=rng.randint(0, 50)))) for i in range(3)]
     link = rng.choice(LINKS)
-    codes_of = None if link != "ancestor" and rng.random() < 0.4 else {n.id: rng.sample(codes, rng.randint(0, 4)) for n in notes}
+    codes_of = (
+        None
+        if link != "ancestor" and rng.random() < 0.4
+        else {n.id: rng.sample(codes, rng.randint(0, 4)) for n in notes}
+    )
     expected = []
     for n in notes:
         asked = None if codes_of is None else frozenset(codes_of[n.id])
         expected += [(n.id, *row) for row in plainly(n.text, sources, lambda c: linked(c, asked, link))]
-    got = [(m.note_id, m.span.start, m.span.end, m.code, m.sources, m.meanings) for m in find(notes, Linker(sources), codes_of, link=link, progress=False)]
+    got = [
+        (m.note_id, m.span.start, m.span.end, m.code, m.sources, m.meanings)
+        for m in find(notes, Linker(sources), codes_of, link=link, progress=False)
+    ]
     assert got == expected
 
 
@@ -255,13 +285,26 @@ def test_keys_and_words_count_alike_on_any_characters(seed):
         assert term_of(text[s:e]) == (k,)
 
 
-@pytest.mark.parametrize("one, other", [("Oedema", "edema"), ("ANAEMIA", "anemia"), ("haemorrhoids", "hemorrhoid"), ("Fracture of the wrist", "fracture, wrist".replace(",", "")), ("Crohn’s", "crohn's")])
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("Oedema", "edema"),
+        ("ANAEMIA", "anemia"),
+        ("haemorrhoids", "hemorrhoid"),
+        ("Fracture of the wrist", "fracture, wrist".replace(",", "")),
+        ("Crohn’s", "crohn's"),
+    ],
+)
 def test_spellings_of_one_name_meet(one, other):
     assert term_of(one) == term_of(other)
 
 
 def test_the_end_of_a_match_is_its_last_word_not_a_word_that_is_passed_over():
-    [m] = find([Note("n", "fracture of the femur of the left leg")], Linker(lexicon("toy", [("fracture femur", A)])), progress=False)
+    [m] = find(
+        [Note("n", "fracture of the femur of the left leg")],
+        Linker(lexicon("toy", [("fracture femur", A)])),
+        progress=False,
+    )
     assert (m.span.start, m.span.end) == (0, 21)
     [m] = find([Note("n", "fracture of the")], Linker(lexicon("toy", [("fracture", A)])), progress=False)
     assert (m.span.start, m.span.end) == (0, 8)
@@ -290,7 +333,10 @@ def test_the_nearest_ancestor_is_the_first_on_the_way_up(seed):
 def test_asking_for_more_codes_never_makes_a_match_shorter():
     terms = lexicon("toy", [("chest", A), ("chest pain", B), ("chest pain at rest", C)])
     text = "chest pain at rest"
-    lengths = [max(len(m.span) for m in find([Note("n", text)], Linker(terms), {"n": asked}, progress=False)) for asked in ([A], [A, B], [A, B, C])]
+    lengths = [
+        max(len(m.span) for m in find([Note("n", text)], Linker(terms), {"n": asked}, progress=False))
+        for asked in ([A], [A, B], [A, B, C])
+    ]
     assert lengths == sorted(lengths)
 
 
@@ -318,7 +364,15 @@ def test_mentions_travel_as_lines_without_text(tmp_path):
     found = [Mention("n", Span(3, 7), A, ("mention_index", "mention_doid"), 2, ("negated",))]
     write_mentions(tmp_path / "m.jsonl", found)
     [line] = (tmp_path / "m.jsonl").read_text().splitlines()
-    assert json.loads(line) == dict(note_id="n", span=[3, 7], code="E11.9", system="icd10cm", sources=["mention_index", "mention_doid"], meanings=2, context=["negated"])
+    assert json.loads(line) == dict(
+        note_id="n",
+        span=[3, 7],
+        code="E11.9",
+        system="icd10cm",
+        sources=["mention_index", "mention_doid"],
+        meanings=2,
+        context=["negated"],
+    )
 
 
 def test_the_codes_of_one_note_do_not_leak_into_the_next():

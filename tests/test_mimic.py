@@ -20,7 +20,26 @@ from icdrat.data.corpus import SPLITS, BadShare, EmptyCorpus
 from icdrat.data.exchange import BadLine, BrokenFile, ForeignFolder, MissingFile, load_corpus
 from icdrat.types import BadInput, Code
 
-NASTY = ["a\r\nb\n\n", ' "quoted", he said ""  ', "é\u2028x\u2029\x85\x0c\x1cz", "NULL", "NA", "nan", ",", '"', '""', "🙂\r\r\n", "\ufeffmark", "\t", "\\", "\\n", "x\r", "-", "0", "x" * 300_000]
+NASTY = [
+    "a\r\nb\n\n",
+    ' "quoted", he said ""  ',
+    "é\u2028x\u2029\x85\x0c\x1cz",
+    "NULL",
+    "NA",
+    "nan",
+    ",",
+    '"',
+    '""',
+    "🙂\r\r\n",
+    "\ufeffmark",
+    "\t",
+    "\\",
+    "\\n",
+    "x\r",
+    "-",
+    "0",
+    "x" * 300_000,
+]
 DISCHARGE = "note_id,subject_id,hadm_id,note_type,note_seq,charttime,storetime,text"
 COLUMNS = dict(id=pa.int64(), text=pa.large_string())
 
@@ -29,7 +48,13 @@ def table(file, header, rows, packed=True):
     "The published form: strings in quotes, numbers and nothings bare"
     out = io.StringIO(newline="")
     for row in rows:
-        out.write(",".join("" if v is None else str(v) if isinstance(v, (int, np.integer)) else '"' + v.replace('"', '""') + '"' for v in row) + "\n")
+        out.write(
+            ",".join(
+                "" if v is None else str(v) if isinstance(v, (int, np.integer)) else '"' + v.replace('"', '""') + '"'
+                for v in row
+            )
+            + "\n"
+        )
     data = (header + "\n" + out.getvalue()).encode()
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(gzip.compress(data, 1) if packed else data)
@@ -37,16 +62,24 @@ def table(file, header, rows, packed=True):
 
 
 def hospital(folder, notes, diagnoses, procedures=(), packed=True, admissions=None, titles=None):
-    "notes: (id, patient, admission, type, seq, text); diagnoses and procedures: (patient, admission, seq, code, version)"
+    "notes: (id, patient, admission, type, seq, text); diagnoses, procedures: (patient, admission, seq, code, version)"
     end = ".csv.gz" if packed else ".csv"
     admissions = sorted({d[:2] for d in [*diagnoses, *procedures]}) if admissions is None else admissions
     titles = sorted({d[3:] for d in diagnoses}) if titles is None else titles
     for name, header, rows in [
         ("hosp/admissions", "subject_id,hadm_id,admittime,extra", [(*a, None, "x") for a in admissions]),
         ("hosp/diagnoses_icd", "subject_id,hadm_id,seq_num,icd_code,icd_version", diagnoses),
-        ("hosp/procedures_icd", "subject_id,hadm_id,seq_num,chartdate,icd_code,icd_version", [(*p[:3], "2150-01-01", *p[3:]) for p in procedures]),
+        (
+            "hosp/procedures_icd",
+            "subject_id,hadm_id,seq_num,chartdate,icd_code,icd_version",
+            [(*p[:3], "2150-01-01", *p[3:]) for p in procedures],
+        ),
         ("hosp/d_icd_diagnoses", "icd_code,icd_version,long_title", [(*t, f'The "title" of {t[0]}') for t in titles]),
-        ("hosp/d_icd_procedures", "icd_code,icd_version,long_title", sorted({(*p[3:], "A procedure") for p in procedures})),
+        (
+            "hosp/d_icd_procedures",
+            "icd_code,icd_version,long_title",
+            sorted({(*p[3:], "A procedure") for p in procedures}),
+        ),
         ("note/discharge", DISCHARGE, [(*n[:5], None, None, n[5]) for n in notes]),
     ]:
         table(folder / (name + end), header, rows, packed)
@@ -61,7 +94,14 @@ def many(n_patients=60, seed=0):
         for k in range(rng.integers(1, 5)):
             h = p * 10 + k
             notes.append((f"{p}-DS-{k}", p, h, "DS", k, f"Note {h}.\r\n" + NASTY[h % 17]))
-            diagnoses += [(p, h, s + 1, c, 10) for s, c in enumerate(rng.choice(["E119", "I10", "R110", "J45909", "Z9981"], 3, replace=False, p=[0.4, 0.3, 0.15, 0.1, 0.05]))]
+            diagnoses += [
+                (p, h, s + 1, c, 10)
+                for s, c in enumerate(
+                    rng.choice(
+                        ["E119", "I10", "R110", "J45909", "Z9981"], 3, replace=False, p=[0.4, 0.3, 0.15, 0.1, 0.05]
+                    )
+                )
+            ]
     return notes, diagnoses
 
 
@@ -180,8 +220,22 @@ def test_two_editions_are_not_mixed(tmp_path):
 
 @pytest.mark.parametrize(
     "bare, system, value",
-    [("E119", "icd10cm", "E11.9"), ("I10", "icd10cm", "I10"), ("e119 ", "icd10cm", "E11.9"), ("E8497", "icd9cm", "E849.7"), ("E849", "icd9cm", "E849"), ("V5861", "icd9cm", "V58.61")]
-    + [("V10", "icd9cm", "V10"), ("4019", "icd9cm", "401.9"), ("042", "icd9cm", "042"), ("0331", "icd9pcs", "03.31"), ("66", "icd9pcs", "66"), ("0DTJ4ZZ", "icd10pcs", "0DTJ4ZZ")],
+    [
+        ("E119", "icd10cm", "E11.9"),
+        ("I10", "icd10cm", "I10"),
+        ("e119 ", "icd10cm", "E11.9"),
+        ("E8497", "icd9cm", "E849.7"),
+        ("E849", "icd9cm", "E849"),
+        ("V5861", "icd9cm", "V58.61"),
+    ]
+    + [
+        ("V10", "icd9cm", "V10"),
+        ("4019", "icd9cm", "401.9"),
+        ("042", "icd9cm", "042"),
+        ("0331", "icd9pcs", "03.31"),
+        ("66", "icd9pcs", "66"),
+        ("0DTJ4ZZ", "icd10pcs", "0DTJ4ZZ"),
+    ],
 )
 def test_the_dot_goes_where_the_classification_has_it(bare, system, value):
     assert M.dotted(bare, system) == Code(system, value)
@@ -193,7 +247,13 @@ def codes_of(assigned, hadm):
 
 
 def test_codes_keep_their_order_and_count_once(tmp_path):
-    rows = [(1, 7, 3, "I10", 10), (1, 7, 1, "E119", 10), (1, 8, 1, "4019", 9), (1, 7, 2, "R110", 10), (1, 7, 4, "E119", 10)]
+    rows = [
+        (1, 7, 3, "I10", 10),
+        (1, 7, 1, "E119", 10),
+        (1, 8, 1, "4019", 9),
+        (1, 7, 2, "R110", 10),
+        (1, 7, 4, "E119", 10),
+    ]
     files = M.tables(hospital(tmp_path, [], rows, [(1, 7, 1, "0DTJ4ZZ", 10), (1, 8, 1, "0331", 9)]))
     assert [str(c) for c in codes_of(M.assigned(files, ["icd10cm"]), 7)] == ["E11.9", "R11.0", "I10"]
     every = M.assigned(files, list(M.SOURCES))
@@ -317,7 +377,13 @@ def test_each_filter_takes_what_it_says_and_counts_it(tmp_path):
 
 def test_a_code_is_rare_below_its_minimum_of_notes_and_not_at_it(tmp_path):
     notes = [(f"{p}", p, p, "DS", 1, "x") for p in range(1, 21)]
-    folder = hospital(tmp_path / "in", notes, [(p, p, 1, "I10", 10) for p in range(1, 21)] + [(p, p, 2, "E119", 10) for p in range(1, 11)] + [(p, p, 3, "R110", 10) for p in range(1, 10)])
+    folder = hospital(
+        tmp_path / "in",
+        notes,
+        [(p, p, 1, "I10", 10) for p in range(1, 21)]
+        + [(p, p, 2, "E119", 10) for p in range(1, 11)]
+        + [(p, p, 3, "R110", 10) for p in range(1, 10)],
+    )
     M.mimiciv(folder, tmp_path / "out")
     vocabulary = pd.read_csv(tmp_path / "out/codes.csv")
     assert vocabulary.code.tolist() == ["E11.9", "I10"] and vocabulary.notes.tolist() == [10, 20]
@@ -361,7 +427,9 @@ def test_only_the_owner_can_read_the_corpus_and_nothing_else_is_left(small, tmp_
 def test_texts_on_their_way_are_closed_to_others_too(small, tmp_path, monkeypatch):
     seen = []
     inner = M.spooled
-    monkeypatch.setattr(M, "spooled", lambda path, places: seen.append(path.parent.stat().st_mode & 0o777) or inner(path, places))
+    monkeypatch.setattr(
+        M, "spooled", lambda path, places: seen.append(path.parent.stat().st_mode & 0o777) or inner(path, places)
+    )
     M.mimiciv(small, tmp_path / "corpus", min_notes=1)
     assert seen and set(seen) == {0o700}
 
@@ -395,8 +463,12 @@ def test_an_empty_file_of_notes_is_refused(small, tmp_path):
 
 
 def test_no_text_is_printed(small, tmp_path):
-    script = f"from icdrat.data.mimic import mimiciv; print(mimiciv({str(small)!r}, {str(tmp_path / 'out')!r}, min_notes=1))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(M.__file__).parents[2])
+    script = (
+        f"from icdrat.data.mimic import mimiciv; print(mimiciv({str(small)!r}, {str(tmp_path / 'out')!r}, min_notes=1))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(M.__file__).parents[2]
+    )
     assert done.returncode == 0 and "Note " not in done.stdout + done.stderr
     for name in ("codes.csv", "counts.csv"):
         assert "Note " not in (tmp_path / "out" / name).read_text()
@@ -444,7 +516,10 @@ def test_a_split_is_decided_by_its_seed():
 def test_lists_and_a_matrix_say_the_same():
     groups, codes = patients_and_codes(1)
     place = {c: j for j, c in enumerate(dict.fromkeys(c for cs in codes for c in cs))}
-    matrix = csr_array((np.ones(sum(map(len, codes)), int), [place[c] for cs in codes for c in cs], np.cumsum([0, *map(len, codes)])), (len(codes), len(place)))
+    matrix = csr_array(
+        (np.ones(sum(map(len, codes)), int), [place[c] for cs in codes for c in cs], np.cumsum([0, *map(len, codes)])),
+        (len(codes), len(place)),
+    )
     assert (M.stratify(groups, codes) == M.stratify(groups, matrix)).all()
 
 
@@ -503,7 +578,11 @@ def test_wanted_rows_of_noteevents_come_untouched(tmp_path):
 
 def test_codes_of_mimic_iii_have_dots_and_order(tmp_path):
     header = "ROW_ID,SUBJECT_ID,HADM_ID,SEQ_NUM,ICD9_CODE"
-    table(tmp_path / "DIAGNOSES_ICD.csv.gz", header, [(1, 1, 5, 2, "4019"), (2, 1, 5, 1, "V5861"), (3, 1, 5, 3, "4019"), (4, 1, 6, None, "")])
+    table(
+        tmp_path / "DIAGNOSES_ICD.csv.gz",
+        header,
+        [(1, 1, 5, 2, "4019"), (2, 1, 5, 1, "V5861"), (3, 1, 5, 3, "4019"), (4, 1, 6, None, "")],
+    )
     with pytest.raises(MissingFile, match="PROCEDURES_ICD"):
         M.codes_iii(tmp_path)
     table(tmp_path / "PROCEDURES_ICD.csv", header, [(1, 1, 5, 1, "0331")], packed=False)

@@ -17,7 +17,9 @@ def test_every_card_belongs_to_a_mutation():
 
 def test_every_pattern_names_a_card():
     names = cards().name.tolist()
-    idle = [(m["name"], p) for m in MUTATIONS for p in m["metrics"] if not any(covers(dict(metrics=[p]), n) for n in names)]
+    idle = [
+        (m["name"], p) for m in MUTATIONS for p in m["metrics"] if not any(covers(dict(metrics=[p]), n) for n in names)
+    ]
     assert not idle
 
 

@@ -26,7 +26,9 @@ NETWORKS = dict(
     plm_icd=(PlmNetwork, dict(encoder=tiny_encoder(), chunk=8, projection=5)),
     plm_icd_cross=(PlmNetwork, dict(encoder=tiny_encoder(), chunk=8, head="cross")),
 )
-WORD_NETWORKS = [name for name, (kind, _) in NETWORKS.items() if kind is not PlmNetwork]  # the other starts from an encoder that has read
+WORD_NETWORKS = [
+    name for name, (kind, _) in NETWORKS.items() if kind is not PlmNetwork
+]  # the other starts from an encoder that has read
 CODES = [Code("icd10cm", c) for c in ("E11", "I10", "J45")]
 RATES = np.array([0.5, 0.2, 0.1])
 LEXICON = [f"w{i}" for i in range(20)]
@@ -42,7 +44,9 @@ def fresh(name, dtype="float64"):
 def batch_of(network, reader, rows, longer=0):
     "Rows in one table, with `longer` blocks more of filling than are needed"
     size = network.block or 1
-    ids, real = pad_batch([*rows, np.full(max(map(len, rows)) + longer * size, reader.mask)], reader.pad, reader.mask, size)
+    ids, real = pad_batch(
+        [*rows, np.full(max(map(len, rows)) + longer * size, reader.mask)], reader.pad, reader.mask, size
+    )
     return ids[:-1], real[:-1]
 
 
@@ -88,7 +92,9 @@ def seeded(request, name):
 
 def test_every_architecture_is_under_these_laws():
     folder = Path(__file__).resolve().parents[1] / "icdrat" / "coder"
-    assert set(re.findall(r"^@network\('(\w+)'\)", "\n".join(p.read_text() for p in folder.glob("*.py")), re.M)) == {kind.architecture for kind, _ in NETWORKS.values()}
+    assert set(re.findall(r"^@network\('(\w+)'\)", "\n".join(p.read_text() for p in folder.glob("*.py")), re.M)) == {
+        kind.architecture for kind, _ in NETWORKS.values()
+    }
 
 
 # what it answers
@@ -125,7 +131,12 @@ def test_filling_never_changes_an_answer_in_training(seeded):
     for longer in (0, 9):
         coder.network.load_state_dict(before)
         ids, real = batch_of(coder.network, coder.reader, rows, longer)
-        answers.append([coder.network.train()(ids, real, torch.ones(1, dtype=torch.float64))[0], *(v.clone() for v in coder.network.state_dict().values())])
+        answers.append(
+            [
+                coder.network.train()(ids, real, torch.ones(1, dtype=torch.float64))[0],
+                *(v.clone() for v in coder.network.state_dict().values()),
+            ]
+        )
     for a, b in zip(*answers):
         same(a, b)
 
@@ -246,7 +257,9 @@ def test_every_parameter_is_learned(seeded):
     network = coder.network.train()
     logits, _ = network(*batch_of(network, coder.reader, [coder.reader.encode(t)[0] for t in texts]))
     (logits * torch.from_numpy(rng.normal(size=tuple(logits.shape)))).sum().backward()
-    assert [k for k, p in network.named_parameters() if p.grad is None or not p.grad.any() or not p.grad.isfinite().all()] == []
+    assert [
+        k for k, p in network.named_parameters() if p.grad is None or not p.grad.any() or not p.grad.isfinite().all()
+    ] == []
     taken = [p for group in network.groups(0.1) for p in group["params"]]
     assert sorted(map(id, taken)) == sorted(map(id, network.parameters()))
 
@@ -262,7 +275,10 @@ def test_a_batch_of_one_word_can_be_trained_on(name):
 def test_what_multiplies_the_embeddings_is_used(seeded):
     coder, texts, _ = seeded
     ids, real = batch_of(coder.network, coder.reader, [coder.reader.encode(t)[0] for t in texts])
-    plain, kept, halved = (coder.network(ids, real, k)[0].detach() for k in (None, torch.ones(1, dtype=torch.float64), torch.full((1,), 0.5, dtype=torch.float64)))
+    plain, kept, halved = (
+        coder.network(ids, real, k)[0].detach()
+        for k in (None, torch.ones(1, dtype=torch.float64), torch.full((1,), 0.5, dtype=torch.float64))
+    )
     same(plain, kept)
     assert not np.allclose(plain, halved)
 
@@ -276,7 +292,11 @@ def test_a_saved_coder_gives_the_same_bits(seeded, tmp_path):
     coder.save_pretrained(tmp_path / "deep" / "coder")
     again = load_coder(tmp_path / "deep" / "coder")
     np.testing.assert_array_equal(again(texts), coder(texts))
-    assert (again.codes, again.threshold, again.network.architecture) == (coder.codes, coder.threshold, coder.network.architecture)
+    assert (again.codes, again.threshold, again.network.architecture) == (
+        coder.codes,
+        coder.threshold,
+        coder.network.architecture,
+    )
 
 
 def test_precision_survives_saving(name, tmp_path):
@@ -292,7 +312,9 @@ def convolved(x, kernel, bias=0.0):
     "A convolution over words with zeros beyond both ends; kernel [filters, numbers, width]"
     half = kernel.shape[2] // 2
     x = np.concatenate([np.zeros((half, x.shape[1])), x, np.zeros((half, x.shape[1]))])
-    return np.array([sum(kernel[:, :, k] @ x[n + k] for k in range(2 * half + 1)) + bias for n in range(len(x) - 2 * half)])
+    return np.array(
+        [sum(kernel[:, :, k] @ x[n + k] for k in range(2 * half + 1)) + bias for n in range(len(x) - 2 * half)]
+    )
 
 
 def caml_hidden(net, x, hyperparameters):
@@ -310,7 +332,10 @@ def multirescnn_hidden(net, x, hyperparameters):
         at = f"windows.{i}."
         y = np.tanh(convolved(x, net[at + "base"], net[at + "base_bias"]))
         left = np.tanh(norm(convolved(y, net[at + "first"]), at + "first_norm"))
-        return np.tanh(norm(convolved(left, net[at + "second"]), at + "second_norm") + norm(y @ net[at + "shortcut"].T, at + "shortcut_norm"))
+        return np.tanh(
+            norm(convolved(left, net[at + "second"]), at + "second_norm")
+            + norm(y @ net[at + "shortcut"].T, at + "shortcut_norm")
+        )
 
     return np.concatenate([one_width(i) for i in range(len(hyperparameters["widths"]))], 1)
 
@@ -320,7 +345,12 @@ def laat_hidden(net, x, hyperparameters):
         h = c = np.zeros(net[at + "weight_hh_l0"].shape[1])
         hidden = []
         for word in x:
-            gates = net[at + "weight_ih_l0"] @ word + net[at + "bias_ih_l0"] + net[at + "weight_hh_l0"] @ h + net[at + "bias_hh_l0"]
+            gates = (
+                net[at + "weight_ih_l0"] @ word
+                + net[at + "bias_ih_l0"]
+                + net[at + "weight_hh_l0"] @ h
+                + net[at + "bias_hh_l0"]
+            )
             i, f, g, o = np.split(gates, 4)
             c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
             h = sigmoid(o) * np.tanh(c)

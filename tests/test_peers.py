@@ -26,7 +26,16 @@ from icdrat.evaluation.plausibility.emc import (
     top_counts,
     top_iou,
 )
-from icdrat.evaluation.plausibility.mdace import MATCHINGS, Annotation, UnknownText, mdace_counts, mdace_prf, merged, tokens, trimmed
+from icdrat.evaluation.plausibility.mdace import (
+    MATCHINGS,
+    Annotation,
+    UnknownText,
+    mdace_counts,
+    mdace_prf,
+    merged,
+    tokens,
+    trimmed,
+)
 
 # explainable medical coding
 
@@ -126,7 +135,15 @@ def test_the_first_k_are_those_that_sorting_gives(seed):
 def test_a_row_does_not_depend_on_its_company(seed):
     scores, gold = random_rows(seed)
     together, alone = scored(scores, gold), [scored([s], [g]) for s, g in zip(scores, gold)]
-    for f in (divergence, entropy, top_iou, lambda r: run_recall(r, 0.1), lambda r: silent(r, 0.3), top_counts, curve_counts):
+    for f in (
+        divergence,
+        entropy,
+        top_iou,
+        lambda r: run_recall(r, 0.1),
+        lambda r: silent(r, 0.3),
+        top_counts,
+        curve_counts,
+    ):
         np.testing.assert_allclose(f(together), np.concatenate([f(a) for a in alone]), atol=1e-12)
 
 
@@ -155,7 +172,12 @@ def annotations_of(rows):
     return [Annotation(r["note_id"], r["begin"], r["end"], r["code"], r["system"]) for r in rows]
 
 
-PEER = dict(span_exact_match="mdace/span", span_position_independent="mdace/span_anywhere", token_exact_match="mdace/token", token_position_independent="mdace/token_anywhere")
+PEER = dict(
+    span_exact_match="mdace/span",
+    span_position_independent="mdace/span_anywhere",
+    token_exact_match="mdace/token",
+    token_position_independent="mdace/token_anywhere",
+)
 
 
 def test_evidence_is_matched_as_mdace_matches_it(oracle):
@@ -165,10 +187,22 @@ def test_evidence_is_matched_as_mdace_matches_it(oracle):
         gold, predicted = annotations_of(case["gold"]), annotations_of(case["pred"])
         counts = mdace_counts(gold, predicted, texts, case["trim"], case["merge_adjacent"])
         for theirs, ours in PEER.items():
-            expected, total = case["expected"]["rates"][theirs], np.array(list(counts[ours].values()) or [(0,) * 4]).sum(0)
+            expected, total = (
+                case["expected"]["rates"][theirs],
+                np.array(list(counts[ours].values()) or [(0,) * 4]).sum(0),
+            )
             hits, n_pred, _, n_gold = total
-            assert dict(tp=hits, fp=n_pred - hits, fn=n_gold - hits, n_pred=n_pred, n_actual=n_gold).items() <= expected.items(), (case["name"], ours)
-            np.testing.assert_allclose(mdace_prf(total), [expected[q] for q in ("precision", "recall", "f1")], rtol=0, atol=1e-9, err_msg=case["name"])
+            assert (
+                dict(tp=hits, fp=n_pred - hits, fn=n_gold - hits, n_pred=n_pred, n_actual=n_gold).items()
+                <= expected.items()
+            ), (case["name"], ours)
+            np.testing.assert_allclose(
+                mdace_prf(total),
+                [expected[q] for q in ("precision", "recall", "f1")],
+                rtol=0,
+                atol=1e-9,
+                err_msg=case["name"],
+            )
             n_compared += 1
         for side, name in ((gold, "gold_after_cleanup"), (predicted, "pred_after_cleanup")):
             tidy = merged(side, texts) if case["merge_adjacent"] else side
@@ -218,14 +252,21 @@ def same_scores(ours, theirs, case):
     for name, value in theirs.items():
         if isinstance(value, dict):
             for note, v in value.items():
-                assert ours[name].get(note, np.nan) == pytest.approx(float(v), abs=1e-6, nan_ok=True), (case["name"], name, note)
+                assert ours[name].get(note, np.nan) == pytest.approx(float(v), abs=1e-6, nan_ok=True), (
+                    case["name"],
+                    name,
+                    note,
+                )
         elif name != "error":
             assert ours[name] == pytest.approx(float(value), abs=1e-6, nan_ok=True), (case["name"], name)
 
 
 def test_references_are_scored_as_codiesp_scores_them(oracle):
     for case in oracle("codiesp_x")["cases"]:
-        ours = codiesp_x(*([(r["doc"], r["code"], *place(r["pos"])) for r in case[side]] for side in ("gold", "pred")), set(case["valid_codes"]))
+        ours = codiesp_x(
+            *([(r["doc"], r["code"], *place(r["pos"])) for r in case[side]] for side in ("gold", "pred")),
+            set(case["valid_codes"]),
+        )
         same_scores(ours, case["expected"], case)
 
 
@@ -246,7 +287,10 @@ def random_spans(seed, n=40, n_keys=6):
 @pytest.mark.parametrize("seed", range(10))
 def test_a_covered_place_is_found_as_loops_find_it(seed):
     gold, predicted = random_spans(seed, 12), random_spans(seed + 100)
-    slow = [any(k == a == b and 0 <= s - t <= 10 and 0 <= f - e <= 10 for a, s, e in gold for b, t, f in predicted) for k in range(6)]
+    slow = [
+        any(k == a == b and 0 <= s - t <= 10 and 0 <= f - e <= 10 for a, s, e in gold for b, t, f in predicted)
+        for k in range(6)
+    ]
     np.testing.assert_array_equal(covered(gold, predicted, 6), slow)
 
 
@@ -284,7 +328,9 @@ def as_rows(lists):
 
 def test_matches_are_classed_as_the_anatomy_of_evidence_classes_them(oracle):
     cases = oracle("anatomy_match")["cases"]
-    found = match_classes(as_rows([c["gold_token_ids"] for c in cases]), as_rows([c["pred_token_ids"] for c in cases]), len(cases))
+    found = match_classes(
+        as_rows([c["gold_token_ids"] for c in cases]), as_rows([c["pred_token_ids"] for c in cases]), len(cases)
+    )
     for case, code in zip(cases, found):
         assert (code, CLASSES[code]) == (case["expected"]["code"], case["expected"]["label"]), case["name"]
 
@@ -314,12 +360,21 @@ def test_all_keys_at_once_are_classed_like_each(seed):
     draw = lambda: [rng.integers(0, 60, rng.integers(0, 7)).tolist() for _ in range(40)]
     gold, predicted = draw(), draw()
     predicted[:10] = [list(rng.permutation(g)) for g in gold[:10]]
-    predicted[10:30] = [g[: rng.integers(0, 5)] + [int(t) for t in rng.integers(0, 60, rng.integers(0, 2))] for g in gold[10:30]]
-    assert match_classes(as_rows(gold), as_rows(predicted), 40).tolist() == [slow_class(g, p) for g, p in zip(gold, predicted)]
+    predicted[10:30] = [
+        g[: rng.integers(0, 5)] + [int(t) for t in rng.integers(0, 60, rng.integers(0, 2))] for g in gold[10:30]
+    ]
+    assert match_classes(as_rows(gold), as_rows(predicted), 40).tolist() == [
+        slow_class(g, p) for g, p in zip(gold, predicted)
+    ]
 
 
 def test_tokens_of_spans_are_listed_once():
-    assert tokens_of(np.array([[1, 4, 6], [1, 5, 7], [0, 2, 3], [0, 9, 9]])).tolist() == [[0, 2], [1, 4], [1, 5], [1, 6]]
+    assert tokens_of(np.array([[1, 4, 6], [1, 5, 7], [0, 2, 3], [0, 9, 9]])).tolist() == [
+        [0, 2],
+        [1, 4],
+        [1, 5],
+        [1, 6],
+    ]
     assert gold_runs(np.zeros((0, 2), int)).shape == (0, 3)
 
 

@@ -8,7 +8,26 @@ from sklearn.metrics import precision_recall_fscore_support
 from icdrat.data.corpus import UnknownNote
 from icdrat.evaluation.cards import PRF, UnknownFamily, arrow, card, cards, with_arrow
 from icdrat.evaluation.cards import COUNTS, metric_name
-from icdrat.evaluation.plausibility.counts import DEFINITIONS, NoRationale, SeveralAnnotators, eraser_iou_counts, eraser_iou_macro, eraser_macro, eraser_soft, in_words, iou, micro, one_to_one_counts, overlapping, plausibility, prf, soft_plausibility, soft_scores, span_counts, unit_counts
+from icdrat.evaluation.plausibility.counts import (
+    DEFINITIONS,
+    NoRationale,
+    SeveralAnnotators,
+    eraser_iou_counts,
+    eraser_iou_macro,
+    eraser_macro,
+    eraser_soft,
+    in_words,
+    iou,
+    micro,
+    one_to_one_counts,
+    overlapping,
+    plausibility,
+    prf,
+    soft_plausibility,
+    soft_scores,
+    span_counts,
+    unit_counts,
+)
 from icdrat.types import RepeatedRationale
 from icdrat.text import char_mask, mark, mask_to_spans, spans_to_mask, words
 from icdrat.types import BadInput, Code, Explanation, Note, Rationale, Span, SpanOutsideNote
@@ -27,7 +46,9 @@ def chance(seed, n=15, shortest=1):
 
 def masks(spans):
     "The same spans as one mask a key"
-    return np.array([char_mask([Span(int(s), int(e)) for k, s, e in spans if k == key and s < e], N_UNITS) for key in range(N_KEYS)])
+    return np.array(
+        [char_mask([Span(int(s), int(e)) for k, s, e in spans if k == key and s < e], N_UNITS) for key in range(N_KEYS)]
+    )
 
 
 def note_and_rationales(seed, n_notes=4):
@@ -53,8 +74,15 @@ def test_hard_scores_are_those_of_eraser(oracle):
     for case in oracle("eraser_metrics")["cases"]:
         if case["kind"] != "hard":
             continue
-        keys = {k: i for i, k in enumerate(dict.fromkeys((s["ann_id"], s["docid"]) for s in case["truth"] + case["pred"]))}
-        truth, pred = (np.array([(keys[s["ann_id"], s["docid"]], s["start"], s["end"]) for s in case[side]], np.int64).reshape(-1, 3) for side in ("truth", "pred"))
+        keys = {
+            k: i for i, k in enumerate(dict.fromkeys((s["ann_id"], s["docid"]) for s in case["truth"] + case["pred"]))
+        }
+        truth, pred = (
+            np.array([(keys[s["ann_id"], s["docid"]], s["start"], s["end"]) for s in case[side]], np.int64).reshape(
+                -1, 3
+            )
+            for side in ("truth", "pred")
+        )
         got = {}
         for scores in case["expected"]["iou"]:
             counts = eraser_iou_counts(truth, pred, len(keys), scores["threshold"])
@@ -67,7 +95,9 @@ def test_hard_scores_are_those_of_eraser(oracle):
             got[name, "micro"] = prf(counts.sum(0)), expected["instance_micro"]
             got[name, "macro"] = eraser_macro(counts), expected["instance_macro"]
         for name, (ours, theirs) in got.items():
-            np.testing.assert_allclose(ours, [theirs[q] for q in ("p", "r", "f1")], atol=1e-6, err_msg=f"{case['name']}, {name}")
+            np.testing.assert_allclose(
+                ours, [theirs[q] for q in ("p", "r", "f1")], atol=1e-6, err_msg=f"{case['name']}, {name}"
+            )
             n_compared += 1
     assert n_compared > 100
 
@@ -76,17 +106,23 @@ def test_soft_scores_are_those_of_eraser(oracle):
     for case in oracle("eraser_metrics")["cases"]:
         if case["kind"] == "soft":
             ours = eraser_soft([(np.array(d["scores"]), np.array(d["truth"], bool)) for d in case["documents"]])
-            assert ours == pytest.approx({k.removesuffix("_score"): float(v) for k, v in case["expected"].items()}, abs=1e-6, nan_ok=True), case["name"]
+            assert ours == pytest.approx(
+                {k.removesuffix("_score"): float(v) for k, v in case["expected"].items()}, abs=1e-6, nan_ok=True
+            ), case["name"]
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_units_are_counted_as_masks_count_them(seed):
     gold, predicted = chance(seed, shortest=0), chance(seed + 1000, shortest=0)
     g, p = masks(gold), masks(predicted)
-    np.testing.assert_array_equal(unit_counts(gold, predicted, N_KEYS), np.stack([(g & p).sum(1), p.sum(1), (g & p).sum(1), g.sum(1)], 1))
+    np.testing.assert_array_equal(
+        unit_counts(gold, predicted, N_KEYS), np.stack([(g & p).sum(1), p.sum(1), (g & p).sum(1), g.sum(1)], 1)
+    )
     by_sklearn = precision_recall_fscore_support(g.ravel(), p.ravel(), average="binary", zero_division=0)[:3]
     assert prf(unit_counts(gold, predicted, N_KEYS).sum(0)) == pytest.approx(by_sklearn)
-    np.testing.assert_allclose(iou(unit_counts(gold, predicted, N_KEYS)), [(a & b).sum() / max((a | b).sum(), 1) for a, b in zip(g, p)])
+    np.testing.assert_allclose(
+        iou(unit_counts(gold, predicted, N_KEYS)), [(a & b).sum() / max((a | b).sum(), 1) for a, b in zip(g, p)]
+    )
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -206,22 +242,35 @@ def test_words_are_those_that_a_mask_marks(seed):
     which = rng.integers(1, 3, size=40)
     spans = np.array([(k, *np.sort(rng.choice(len(texts[n]) + 1, 2, replace=False))) for k, n in enumerate(which)])
     for (k, first, last), (_, s, e), n in zip(in_words(spans, which, [words(t) for t in texts]), spans, which):
-        assert np.flatnonzero(spans_to_mask([Span(int(s), int(e))], words(texts[n]))).tolist() == list(range(first, last))
+        assert np.flatnonzero(spans_to_mask([Span(int(s), int(e))], words(texts[n]))).tolist() == list(
+            range(first, last)
+        )
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_table_holds_what_the_masks_of_each_pair_give(seed):
     notes, gold, predicted = note_and_rationales(seed)
     table = plausibility(notes, gold, predicted, ALL, progress=False)
-    assert len(table) == len(gold) * len(ALL) and not table.duplicated(["note_id", "code", "method", "definition"]).any()
+    assert (
+        len(table) == len(gold) * len(ALL) and not table.duplicated(["note_id", "code", "method", "definition"]).any()
+    )
     by_id = {n.id: n for n in notes}
     for unit in ("character", "token"):
         rows = table[table.definition == unit].set_index(["note_id", "code"])
         for g, p in zip(gold, predicted):
             text = by_id[g.note_id].text
-            mask = (lambda spans: char_mask(spans, len(text))) if unit == "character" else (lambda spans: spans_to_mask(spans, words(text)))
+            mask = (
+                (lambda spans: char_mask(spans, len(text)))
+                if unit == "character"
+                else (lambda spans: spans_to_mask(spans, words(text)))
+            )
             a, b = mask(g.spans), mask(p.spans)
-            assert rows.loc[(g.note_id, str(g.code)), list(COUNTS)].tolist() == [(a & b).sum(), b.sum(), (a & b).sum(), a.sum()]
+            assert rows.loc[(g.note_id, str(g.code)), list(COUNTS)].tolist() == [
+                (a & b).sum(),
+                b.sum(),
+                (a & b).sum(),
+                a.sum(),
+            ]
 
 
 def test_each_definition_counts_in_its_own_unit():
@@ -238,7 +287,13 @@ def test_each_definition_counts_in_its_own_unit():
 
 def test_a_span_that_cuts_a_word_is_exact_in_words_and_not_in_characters():
     note = Note("n", "metformin")
-    table = plausibility([note], [mark(note, CODES[0], [Span(0, 9)], "human")], [mark(note, CODES[0], [Span(8, 9)], "toy")], ALL, progress=False)
+    table = plausibility(
+        [note],
+        [mark(note, CODES[0], [Span(0, 9)], "human")],
+        [mark(note, CODES[0], [Span(8, 9)], "toy")],
+        ALL,
+        progress=False,
+    )
     assert counts_of(table, "eraser/span")[0, 0] == 1
     assert counts_of(table, "span_exact")[0, 0] == 0
     assert counts_of(table, "span_relaxed")[0, 0] == 1  # one shared character is enough
@@ -279,7 +334,9 @@ def test_methods_do_not_mix():
     notes, gold, predicted = note_and_rationales(0)
     other = [Rationale(r.note_id, r.code, r.spans, "copy of human") for r in gold]
     both = plausibility(notes, gold, predicted + other, ALL, progress=False)
-    pd.testing.assert_frame_equal(both[both.method == "toy"].reset_index(drop=True), plausibility(notes, gold, predicted, ALL, progress=False))
+    pd.testing.assert_frame_equal(
+        both[both.method == "toy"].reset_index(drop=True), plausibility(notes, gold, predicted, ALL, progress=False)
+    )
     assert (micro(both).query("method == 'copy of human'").f1 == 1).all()
 
 
@@ -287,7 +344,9 @@ def test_a_level_is_chosen_or_all_are_joined():
     note = Note("n", "T2DM on metformin")
     gold = [mark(note, CODES[0], [Span(0, 4)], "human"), mark(note, CODES[0], [Span(0, 17)], "human", "sentence")]
     predicted = [mark(note, CODES[0], [Span(0, 4)], "toy")]
-    n_gold = lambda level, d: counts_of(plausibility([note], gold, predicted, ALL, level=level, progress=False), d)[0, 3]
+    n_gold = lambda level, d: counts_of(plausibility([note], gold, predicted, ALL, level=level, progress=False), d)[
+        0, 3
+    ]
     assert [n_gold(x, "character") for x in ("mention", "sentence", "any")] == [4, 17, 17]
     assert n_gold("any", "span_exact") == 1
     with pytest.raises(NoRationale, match="toy.*sentence"):
@@ -317,7 +376,9 @@ def test_a_ranking_is_scored_and_a_pair_without_gold_set_aside():
     offsets = words(note.text)
     gold = [mark(note, CODES[0], [Span(0, 2)], "human"), Rationale("n", CODES[1], (), "human")]
     explain = lambda code, *scores: Explanation("n", code, offsets, np.array(scores, float), "toy")
-    table = soft_plausibility([note], gold, [explain(CODES[0], 3, 1, 2), explain(CODES[1], 3, 1, 2), explain(CODES[2], 3, 1, 2)])
+    table = soft_plausibility(
+        [note], gold, [explain(CODES[0], 3, 1, 2), explain(CODES[1], 3, 1, 2), explain(CODES[2], 3, 1, 2)]
+    )
     assert table.code.tolist() == ["E11.9", "I10"] and table.no_gold.tolist() == [False, True]
     assert table.auprc[0] == table.roc_auc[0] == 1 and np.isnan(table.auprc[1])
     with pytest.raises(RepeatedRationale, match="n, E11.9"):

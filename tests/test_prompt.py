@@ -48,7 +48,10 @@ TRAIN = vignettes().split("train")
 def test_a_prompt_of_the_package_asks_at_every_level_in_both_languages(path):
     prompt = load_prompt(path.stem)
     for language in ("en", "es"):
-        told = [messages(Note("n", "x y", language=language), [A], Span(0, 3), Manner(prompt, level))[0]["content"] for level in LEVELS]
+        told = [
+            messages(Note("n", "x y", language=language), [A], Span(0, 3), Manner(prompt, level))[0]["content"]
+            for level in LEVELS
+        ]
         assert len(set(told)) == 3 and all("{" not in t.replace('{"', "") and "JSON" in t for t in told)
         assert ("cita" in told[0]) == (language == "es")
 
@@ -62,10 +65,17 @@ def test_a_prompt_s_hash_changes_with_every_character_and_not_with_the_system(tm
 
 @pytest.mark.parametrize(
     "change, match",
-    [(("version: 1", "versions: 1"), "no version"), (("[context en]", "[contexts en]"), "no part .context en."), (("{form}", "form"), "system en.*form"), (("<note>\n{note}", "<note>"), "user en.*note")],
+    [
+        (("version: 1", "versions: 1"), "no version"),
+        (("[context en]", "[contexts en]"), "no part .context en."),
+        (("{form}", "form"), "system en.*form"),
+        (("<note>\n{note}", "<note>"), "user en.*note"),
+    ],
 )
 def test_a_slip_in_a_prompt_is_named(change, match, tmp_path):
-    (tmp_path / "mine.txt").write_text((PROMPTS / "quotes.txt").read_text(encoding="utf-8").replace(*change), encoding="utf-8")
+    (tmp_path / "mine.txt").write_text(
+        (PROMPTS / "quotes.txt").read_text(encoding="utf-8").replace(*change), encoding="utf-8"
+    )
     with pytest.raises(BadPrompt, match=match):
         load_prompt(tmp_path / "mine.txt")
 
@@ -82,7 +92,11 @@ def test_pieces_cover_the_note_overlap_and_fit(seed):
     parts = pieces(text, size, overlap)
     assert parts[0].start == 0 and parts[-1].end == len(text) and all(len(p) <= size for p in parts)
     begins = {int(s) for s, _ in words(text)}
-    assert all(a.start < b.start <= a.end < b.end and (b.start in begins and b.start > a.end - overlap or b.start == a.end - overlap) for a, b in zip(parts, parts[1:]))
+    assert all(
+        a.start < b.start <= a.end < b.end
+        and (b.start in begins and b.start > a.end - overlap or b.start == a.end - overlap)
+        for a, b in zip(parts, parts[1:])
+    )
 
 
 def test_evidence_shorter_than_the_overlap_is_whole_in_some_piece():
@@ -103,7 +117,9 @@ def test_a_window_holds_its_candidate_and_no_more_sentences_than_asked():
         for code in TRAIN.codes[note.id]:
             found = windows(note.text, described(code), 4, 3)
             places = sentences(note.text)
-            assert len(found) <= 3 and all(((places[:, 0] >= w.start) & (places[:, 1] <= w.end)).sum() == 4 for w in found)
+            assert len(found) <= 3 and all(
+                ((places[:, 0] >= w.start) & (places[:, 1] <= w.end)).sum() == 4 for w in found
+            )
             weights = candidates(note.text, described(code))
             assert bool(found) == bool(weights.any())
             if found:
@@ -125,7 +141,11 @@ def test_marked_names_come_from_training_notes_only():
 
 
 def test_a_code_outside_the_list_borrows_the_name_of_its_category():
-    assert meaning(Code("icd10cm", "I10.99")) == meaning(icd("I10")) and meaning(Code("icd10cm", "QQQ")) == "QQQ" and meaning(Code("cpt", "99213")) == "99213"
+    assert (
+        meaning(Code("icd10cm", "I10.99")) == meaning(icd("I10"))
+        and meaning(Code("icd10cm", "QQQ")) == "QQQ"
+        and meaning(Code("cpt", "99213")) == "99213"
+    )
     assert questions(NOTE, [Code("icd10cm", "R04.99")], Manner(one_code=True, window=2))
 
 
@@ -177,7 +197,13 @@ def test_shots_without_a_pool_are_refused():
 def test_every_code_is_asked_about_whatever_the_switches():
     note, codes = TRAIN.notes[0], TRAIN.codes[TRAIN.notes[0].id]
     pool = examples(TRAIN, one_code=True, window=4)
-    for manner in (Manner(), Manner(one_code=True), Manner(window=6), Manner(one_code=True, window=6, pool=pool, n_shots=2), Manner(load_prompt("numbered"), "sentence", True, 3)):
+    for manner in (
+        Manner(),
+        Manner(one_code=True),
+        Manner(window=6),
+        Manner(one_code=True, window=6, pool=pool, n_shots=2),
+        Manner(load_prompt("numbered"), "sentence", True, 3),
+    ):
         asked = questions(note, codes, manner, 8000)
         assert {c for q in asked for c in q.codes} == set(codes)
         assert all(sum(len(m["content"]) for m in q.messages) <= 8000 for q in asked)
@@ -192,7 +218,9 @@ def test_questions_share_their_beginning_up_to_the_codes():
     first, second = (q.messages for q in questions(note, codes[:2], Manner(one_code=True)))
     common = next(i for i, (x, y) in enumerate(zip(first[-1]["content"], second[-1]["content"])) if x != y)
     assert first[:-1] == second[:-1] and common > len(note.text)
-    turned = [q.messages[-1]["content"] for q in questions(note, codes[:2], Manner(load_prompt("codes_first"), one_code=True))]
+    turned = [
+        q.messages[-1]["content"] for q in questions(note, codes[:2], Manner(load_prompt("codes_first"), one_code=True))
+    ]
     assert next(i for i, (x, y) in enumerate(zip(*turned)) if x != y) < 100
 
 
@@ -214,18 +242,35 @@ def test_skipping_asks_only_where_there_is_a_candidate():
 
 def test_names_below_a_category_are_looked_for_only_where_its_own_find_nothing():
     around = Manner(one_code=True, window=1, fallback=False)
-    chest, angina = Note("n", "He slept well. Ischemic chest pain at night."), Note("n", "Angina pectoris last year. He slept well. Ischemic chest pain at night.")
+    chest, angina = (
+        Note("n", "He slept well. Ischemic chest pain at night."),
+        Note("n", "Angina pectoris last year. He slept well. Ischemic chest pain at night."),
+    )
     shown = [[n.text[q.piece.start : q.piece.end] for q in questions(n, [icd("I20")], around)] for n in (chest, angina)]
     assert shown == [["Ischemic chest pain at night."], ["Angina pectoris last year."]]
-    assert not questions(chest, [icd("I20.2")], around), "refractory angina has no codes below, and no word of its own here"
-    assert described_below(icd("I10")) == described_below(Code("icd9cm", "413")) == described_below(Code("icd10cm", "I20.77")) == ()
+    assert not questions(chest, [icd("I20.2")], around), (
+        "refractory angina has no codes below, and no word of its own here"
+    )
+    assert (
+        described_below(icd("I10"))
+        == described_below(Code("icd9cm", "413"))
+        == described_below(Code("icd10cm", "I20.77"))
+        == ()
+    )
 
 
 def test_the_schema_allows_the_form_and_nothing_else():
     held = schema([A, B], False)
     item = held["properties"]["rationales"]["items"]
-    assert item["properties"]["code"]["enum"] == [A.value, B.value] and item["additionalProperties"] is held["additionalProperties"] is False
-    assert schema([A], True, n_sentences=3)["properties"]["quotes"]["items"]["properties"]["sentence"]["enum"] == [1, 2, 3]
+    assert (
+        item["properties"]["code"]["enum"] == [A.value, B.value]
+        and item["additionalProperties"] is held["additionalProperties"] is False
+    )
+    assert schema([A], True, n_sentences=3)["properties"]["quotes"]["items"]["properties"]["sentence"]["enum"] == [
+        1,
+        2,
+        3,
+    ]
 
 
 def test_a_corpus_without_marks_gives_no_examples():
@@ -241,7 +286,19 @@ def quotes(answer, codes=(A, B)):
     return {code: [q.words for q in qs] for code, qs in parse(answer, codes).items}
 
 
-@pytest.mark.parametrize("wrap", ["ANSWER", "```json\nANSWER\n```", "```\nANSWER```", "Of course! ANSWER I hope {this} helps.", "{} or rather ANSWER", "\n\nANSWER\n", "<think>{hm}</think>ANSWER", '{"note": 1} ANSWER'])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        "ANSWER",
+        "```json\nANSWER\n```",
+        "```\nANSWER```",
+        "Of course! ANSWER I hope {this} helps.",
+        "{} or rather ANSWER",
+        "\n\nANSWER\n",
+        "<think>{hm}</think>ANSWER",
+        '{"note": 1} ANSWER',
+    ],
+)
 def test_fences_and_chatter_around_an_answer_do_no_harm(wrap):
     assert parse(wrap.replace("ANSWER", GOOD)) == parse(GOOD)
     assert quotes(GOOD) == {"E11.9": ["T2DM"], "r042": ["HEMOPTYSIS"]}
@@ -249,16 +306,35 @@ def test_fences_and_chatter_around_an_answer_do_no_harm(wrap):
 
 @pytest.mark.parametrize(
     "answer",
-    [None, "", "no evidence", "[]", "null", "{}", '{"rationales": {}}', '{"rationales": ["T2DM"]}', '{"rationales": [{"code": "E11.9"}]}',
-     '{"rationales": [{"code": "E11.9", "quotes": [1]}]}', '{"rationales": [{"quotes": []}]}', '{"quotes": ["T2DM"]}', '{"quotes": 3}', "{" * 3000, '{"a":' * 3000, "[" * 3000, '{"quotes": [' * 3000],
-)  # fmt: skip
+    [
+        None,
+        "",
+        "no evidence",
+        "[]",
+        "null",
+        "{}",
+        '{"rationales": {}}',
+        '{"rationales": ["T2DM"]}',
+        '{"rationales": [{"code": "E11.9"}]}',
+        '{"rationales": [{"code": "E11.9", "quotes": [1]}]}',
+        '{"rationales": [{"quotes": []}]}',
+        '{"quotes": ["T2DM"]}',
+        '{"quotes": 3}',
+        "{" * 3000,
+        '{"a":' * 3000,
+        "[" * 3000,
+        '{"quotes": [' * 3000,
+    ],
+)
 def test_a_malformed_answer_is_said_to_be_and_never_a_crash(answer):
     read = parse(answer, (A, B))
     assert read.malformed and not any(qs for _, qs in read.items)
 
 
 def test_what_is_in_form_survives_what_is_not():
-    mixed = parse('{"rationales": [{"code": "E11.9", "quotes": ["T2DM", 7]}, "?", {"code": "R04.2", "quotes": "blood"}]}')
+    mixed = parse(
+        '{"rationales": [{"code": "E11.9", "quotes": ["T2DM", 7]}, "?", {"code": "R04.2", "quotes": "blood"}]}'
+    )
     assert mixed.malformed and [(c, len(q)) for c, q in mixed.items] == [("E11.9", 1), ("R04.2", 1)]
 
 
@@ -280,7 +356,9 @@ def test_a_cut_string_with_escapes_is_mended_or_left():
 
 
 def test_the_short_form_is_for_one_code():
-    assert parse('{"quotes": ["T2DM", {"quote": "x", "sentence": 2}]}', [A]) == Answer((("E11.9", (Quote("T2DM"), Quote("x", 2))),))
+    assert parse('{"quotes": ["T2DM", {"quote": "x", "sentence": 2}]}', [A]) == Answer(
+        (("E11.9", (Quote("T2DM"), Quote("x", 2))),)
+    )
     assert parse('{"quotes": "T2DM"}', [A]).items == (("E11.9", (Quote("T2DM"),)),)
 
 

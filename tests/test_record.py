@@ -9,20 +9,50 @@ from icdrat.data.corpus import head
 from icdrat.data.exchange import read_lines
 from icdrat.data.vignettes import vignettes
 from icdrat.rationale.llm.prompt import load_prompt
-from icdrat.rationale.llm.record import FIRST, RECORDS, TEACHER, WAYS, record_facts, record_file, recorded, replayed, teacher_manner
+from icdrat.rationale.llm.record import (
+    FIRST,
+    RECORDS,
+    TEACHER,
+    WAYS,
+    record_facts,
+    record_file,
+    recorded,
+    replayed,
+    teacher_manner,
+)
 from icdrat.rationale.llm.server import plan
 from icdrat.types import check_inside
 
-PLACES = {"note_id", "code", "system", "spans", "source", "level", "model", "prompt", "prompt_sha256", "date", "asked_with"}
+PLACES = {
+    "note_id",
+    "code",
+    "system",
+    "spans",
+    "source",
+    "level",
+    "model",
+    "prompt",
+    "prompt_sha256",
+    "date",
+    "asked_with",
+}
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_every_question_about_the_vignettes_has_its_answer(way):
     notes, found = replayed(way, vignettes())
     assert len(notes) == FIRST["vignettes"]
-    assert found.grounding.unanswered == 0 and found.grounding.requests == 0 and found.grounding.questions == len(found.asked) > 80
+    assert (
+        found.grounding.unanswered == 0
+        and found.grounding.requests == 0
+        and found.grounding.questions == len(found.asked) > 80
+    )
     told, kept = record_facts("vignettes", way)
-    assert (kept.exact, kept.ungrounded, kept.questions) == (found.grounding.exact, found.grounding.ungrounded, found.grounding.questions)
+    assert (kept.exact, kept.ungrounded, kept.questions) == (
+        found.grounding.exact,
+        found.grounding.ungrounded,
+        found.grounding.questions,
+    )
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -30,7 +60,10 @@ def test_an_answer_was_one_of_the_phrases_that_were_allowed(way):
     corpus = vignettes()
     notes = head(corpus.split("test"), FIRST["vignettes"])
     made = plan(notes.notes, notes.codes, TEACHER, teacher_manner(way, corpus.split("train")))
-    content = {row["key"]: row["content"] for _, row in read_lines(record_file("vignettes", way, "answers"), ["key", "content"])}
+    content = {
+        row["key"]: row["content"]
+        for _, row in read_lines(record_file("vignettes", way, "answers"), ["key", "content"])
+    }
     whole = 0
     for name, body in made.bodies.items():
         try:
@@ -66,5 +99,14 @@ def test_its_places_lie_inside_the_notes_of_dev(way, data_folder):
 
 
 def test_nothing_else_is_in_the_folder_of_records():
-    names = {f"{c}.{w}.{k}" for w in WAYS for c, k in (("vignettes", "answers.jsonl.gz"), ("vignettes", "json"), ("codiesp_en", "offsets.jsonl.gz"), ("codiesp_en", "json"))}
+    names = {
+        f"{c}.{w}.{k}"
+        for w in WAYS
+        for c, k in (
+            ("vignettes", "answers.jsonl.gz"),
+            ("vignettes", "json"),
+            ("codiesp_en", "offsets.jsonl.gz"),
+            ("codiesp_en", "json"),
+        )
+    }
     assert {f.name for f in RECORDS.iterdir()} == names

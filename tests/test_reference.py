@@ -37,12 +37,20 @@ def test_in_single_precision_too(name, network):
     assert apart(*both(coder, note, name), least=1 if name in ASKING else 1e-30) < 1e-5
 
 
-@pytest.mark.parametrize("name, options", [
-    ("input_x_gradient", dict(reduce="sum")), ("attingrad", dict(norm="note")), ("integrated_gradients", dict(n_steps=7)),
-    ("gradient_shap", dict(n_samples=3, noise=0.3, seed=4)), ("occlusion", dict(operator="delete", signed=True)), ("occlusion", dict(norm="note")),
-    ("lime", dict(operator="delete", penalty=0.001, width=0.5, per_word=20, seed=3)), ("kernel_shap", dict(operator="delete", per_word=6, seed=2)),
-    ("kernel_shap", dict(most=5)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("input_x_gradient", dict(reduce="sum")),
+        ("attingrad", dict(norm="note")),
+        ("integrated_gradients", dict(n_steps=7)),
+        ("gradient_shap", dict(n_samples=3, noise=0.3, seed=4)),
+        ("occlusion", dict(operator="delete", signed=True)),
+        ("occlusion", dict(norm="note")),
+        ("lime", dict(operator="delete", penalty=0.001, width=0.5, per_word=20, seed=3)),
+        ("kernel_shap", dict(operator="delete", per_word=6, seed=2)),
+        ("kernel_shap", dict(most=5)),
+    ],
+)
 def test_options_mean_the_same(name, options):
     coder, note = random_coder("blocks", 1), random_note(1, 9)
     assert apart(*both(coder, note, name, **options), least=1) < 1e-5

@@ -17,7 +17,18 @@ FILES = sorted(p.relative_to(ROOT / "icdrat").as_posix() for p in (ROOT / "icdra
 def wheel(tmp_path_factory):
     "The package as others install it"
     out = tmp_path_factory.mktemp("wheel")
-    words = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(out), str(ROOT)]
+    words = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(out),
+        str(ROOT),
+    ]
     subprocess.run(words, check=True, capture_output=True)
     return next(out.glob("*.whl"))
 
@@ -37,7 +48,9 @@ from icdrat.rationale.llm.record import record_file
 assert pathlib.Path(icdrat.__file__).parent == pathlib.Path('site/icdrat').resolve(), icdrat.__file__
 print(load_prompt('quotes').version, len(vignettes()), record_file('vignettes', 'few_shot', 'answers').is_file())
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env={"PYTHONPATH": "site"}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env={"PYTHONPATH": "site"}, capture_output=True, text=True
+    )
     assert done.stdout.split()[1:] == ["52", "True"], done.stderr
 
 

@@ -136,7 +136,9 @@ def test_sums_of_counts_give_the_micro_scores(seed):
     ours = mullenbach_scores(p, truth, 0.6)
     assert micro == pytest.approx([ours["precision_micro"], ours["recall_micro"], ours["f1_micro"]])
     assert micro[2] == pytest.approx(f1_score(truth, p > 0.6, average="micro"))
-    assert edin_scores(p, truth, 0.6, only_present=False)["f1_macro"] == pytest.approx(f1_score(truth, p > 0.6, average="macro", zero_division=0))
+    assert edin_scores(p, truth, 0.6, only_present=False)["f1_macro"] == pytest.approx(
+        f1_score(truth, p > 0.6, average="macro", zero_division=0)
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -170,7 +172,9 @@ def test_a_list_longer_than_the_codes_is_as_long_as_the_codes_or_no_list():
 
 def test_what_cannot_be_scored_is_refused():
     p, truth = tables(0)
-    with pytest.raises((UnequalTables, TypeError), match="30, ?11"):  # a TypeError where shapes are checked on every call
+    with pytest.raises(
+        (UnequalTables, TypeError), match="30, ?11"
+    ):  # a TypeError where shapes are checked on every call
         code_scores(p, truth[:, :11], 0.5)
     with pytest.raises(NotProbabilities):
         code_scores(np.where(truth, np.nan, p), truth, 0.5)
@@ -207,7 +211,10 @@ def test_each_code_gets_its_own_best_threshold(seed):
 @pytest.mark.parametrize("seed", range(5))
 def test_thresholds_per_code_are_never_worse_on_their_own_notes(seed):
     p, truth = tables(seed)
-    macro = [edin_scores(p, truth, t)["f1_macro"] for t in (tune_threshold(p, truth), tune_thresholds(p, truth, 5), tune_thresholds(p, truth, 1))]
+    macro = [
+        edin_scores(p, truth, t)["f1_macro"]
+        for t in (tune_threshold(p, truth), tune_thresholds(p, truth, 5), tune_thresholds(p, truth, 1))
+    ]
     assert macro == sorted(macro)
 
 
@@ -260,8 +267,14 @@ def test_every_draw_is_the_score_of_the_drawn_notes(seed, threshold):
         drawn = np.repeat(np.arange(len(p)), w)
         slow = code_scores(p[drawn], truth[drawn], threshold, definitions=ALL)
         # the codes that edin lists are those of the split; its macro averages run over those of the draw
-        listed = code_scores(p[drawn][:, present], truth[drawn][:, present], of_present, definitions=("edin_all_codes",))
-        slow |= {k.replace("edin_all_codes", "edin"): v for k, v in listed.items() if k.startswith("edin_all_codes") and "macro" not in k and "auc" not in k}
+        listed = code_scores(
+            p[drawn][:, present], truth[drawn][:, present], of_present, definitions=("edin_all_codes",)
+        )
+        slow |= {
+            k.replace("edin_all_codes", "edin"): v
+            for k, v in listed.items()
+            if k.startswith("edin_all_codes") and "macro" not in k and "auc" not in k
+        }
         for name, values in draws.items():
             assert values[i] == pytest.approx(slow[name], abs=1e-9, nan_ok=True), name
 
@@ -297,12 +310,17 @@ def test_an_interval_holds_its_value_and_names_its_notes():
     truth[:20] = False
     table = score_intervals(p, truth, 0.5).set_index("metric").dropna()
     assert (table.low <= table.value + 1e-12).all() and (table.value <= table.high + 1e-12).all()
-    assert table.n_notes["edin/f1_micro"] == 180 and table.n_notes["edin/auc_micro"] == table.n_notes["mullenbach/f1_micro"] == 200
+    assert (
+        table.n_notes["edin/f1_micro"] == 180
+        and table.n_notes["edin/auc_micro"] == table.n_notes["mullenbach/f1_micro"] == 200
+    )
 
 
 def test_seed_level_and_draws_reach_the_bootstrap():
     p, truth = tables(0)
-    make = lambda **k: score_intervals(p, truth, 0.5, definitions=("edin",), n_draws=k.pop("n_draws", 300), **k).set_index("metric")
+    make = lambda **k: score_intervals(
+        p, truth, 0.5, definitions=("edin",), n_draws=k.pop("n_draws", 300), **k
+    ).set_index("metric")
     assert make().equals(make()) and not make().equals(make(seed=1))
     wide, narrow = make(level=0.99), make(level=0.5)
     assert ((wide.high - wide.low) >= (narrow.high - narrow.low)).all()

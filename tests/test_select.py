@@ -91,7 +91,10 @@ def test_the_best_cut_of_explanations_matches_the_oracle(oracle):
             continue
         explanations = [explain(s, f"n{i}") for i, s in enumerate(scores)]
         rationales = [marked(g, f"n{i}") for i, g in enumerate(gold)]
-        chosen, truth = (prf_at_cuts(*gold_rows(explanations, rationales), np.array([c]))[0, 2] for c in (best_cut(explanations, rationales), case["expected"]["best_decision_boundary"]))
+        chosen, truth = (
+            prf_at_cuts(*gold_rows(explanations, rationales), np.array([c]))[0, 2]
+            for c in (best_cut(explanations, rationales), case["expected"]["best_decision_boundary"])
+        )
         assert chosen >= truth - 1e-9, case["name"]  # dividing by a rounded sum may move a score across a cut
 
 
@@ -142,7 +145,9 @@ def test_when_all_is_gold_all_is_selected():
 @pytest.mark.parametrize("seed", range(5))
 def test_order_and_scale_change_nothing(seed):
     explanations, gold = validation(seed)
-    other = [Explanation(e.note_id, e.code, e.offsets, e.scores * k, e.method) for k, e in enumerate(explanations[::-1], 1)]
+    other = [
+        Explanation(e.note_id, e.code, e.offsets, e.scores * k, e.method) for k, e in enumerate(explanations[::-1], 1)
+    ]
     for cut in (best_cut, exact_cut):
         assert cut(other, gold[::-1]) == pytest.approx(cut(explanations, gold), abs=1e-9)
 
@@ -198,14 +203,18 @@ def test_exactly_the_words_above_the_cut_are_selected(seed):
     rng = np.random.default_rng(seed)
     explanation, cut = explain(rng.random(30)), rng.random() / 20
     rationale = select(explanation, note_of(30), cut)
-    np.testing.assert_array_equal(spans_to_mask(rationale.spans, explanation.offsets), explanation.scores / explanation.scores.sum() > cut)
+    np.testing.assert_array_equal(
+        spans_to_mask(rationale.spans, explanation.offsets), explanation.scores / explanation.scores.sum() > cut
+    )
     assert (rationale.note_id, rationale.code, rationale.source) == ("n1", CODE, "m")
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_higher_cut_never_selects_more(seed):
     explanation = explain(np.random.default_rng(seed).random(30))
-    masks = [spans_to_mask(select(explanation, note_of(30), c).spans, explanation.offsets) for c in np.linspace(0, 0.1, 20)]
+    masks = [
+        spans_to_mask(select(explanation, note_of(30), c).spans, explanation.offsets) for c in np.linspace(0, 0.1, 20)
+    ]
     assert all((low | ~high).all() for low, high in zip(masks, masks[1:]))
 
 
@@ -281,7 +290,10 @@ def f1_of(selection, explanations, gold):
 @pytest.mark.parametrize("seed", range(5))
 def test_one_count_gives_the_f1_of_every_size(seed, rule):
     explanations, gold = validation(seed)
-    explanations = [Explanation(e.note_id, e.code, e.offsets, np.where(e.scores < 0.05, 0, e.scores), e.method) for e in explanations]
+    explanations = [
+        Explanation(e.note_id, e.code, e.offsets, np.where(e.scores < 0.05, 0, e.scores), e.method)
+        for e in explanations
+    ]
     values, prf = prf_at_sizes(gold_by_row(explanations, gold), rule)
     assert len(values) == (100 if rule == "top_share" else max(map(len, explanations)))
     for value, found in list(zip(values, prf))[::7]:
@@ -289,9 +301,14 @@ def test_one_count_gives_the_f1_of_every_size(seed, rule):
 
 
 def test_shares_are_swept_as_they_are_selected():
-    explanations, gold = [explain(np.arange(100.0, 0, -1))], [marked(np.arange(100) < 100)]  # all is gold: recall counts the words
+    explanations, gold = (
+        [explain(np.arange(100.0, 0, -1))],
+        [marked(np.arange(100) < 100)],
+    )  # all is gold: recall counts the words
     values, prf = prf_at_sizes(gold_by_row(explanations, gold), "top_share")
-    np.testing.assert_allclose(prf[:, 1] * 100, [evidence_words(explanations[0].scores, "top_share", q).sum() for q in values], atol=1e-6)
+    np.testing.assert_allclose(
+        prf[:, 1] * 100, [evidence_words(explanations[0].scores, "top_share", q).sum() for q in values], atol=1e-6
+    )
     np.testing.assert_allclose(prf[:, 1], values, atol=1e-9)
 
 
@@ -300,10 +317,14 @@ def test_no_rule_and_value_is_better_than_the_chosen_one(seed):
     explanations, gold = validation(seed)
     best = choose(explanations, gold)
     assert best.f1 == pytest.approx(f1_of(best, explanations, gold), abs=1e-9)
-    others = [("cut", c) for c in CUTS] + [("top_k", k) for k in range(1, 30)] + [("top_share", q) for q in SHARES_TRIED]
+    others = (
+        [("cut", c) for c in CUTS] + [("top_k", k) for k in range(1, 30)] + [("top_share", q) for q in SHARES_TRIED]
+    )
     for rule, value in others:
         assert f1_of(Selection("m", rule, value), explanations, gold) <= best.f1 + 1e-9
-        assert f1_of(Selection("m", rule, value), explanations, gold) <= choose(explanations, gold, rules=rule).f1 + (1e-9 if rule == best.rule else 1)
+        assert f1_of(Selection("m", rule, value), explanations, gold) <= choose(explanations, gold, rules=rule).f1 + (
+            1e-9 if rule == best.rule else 1
+        )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -337,7 +358,10 @@ def test_a_sign_is_read_as_it_was_said():
     explanation = explain([3, -5, 1])
     np.testing.assert_allclose(parts_of_sum(explanation, "positive"), [0.75, 0, 0.25])
     np.testing.assert_allclose(parts_of_sum(explanation, "size"), [3 / 9, 5 / 9, 1 / 9])
-    note, pick = note_of(3), lambda sign: [s.start // 3 for s in select(explanation, note, Selection("m", "top_k", 1, sign)).spans]
+    note, pick = (
+        note_of(3),
+        lambda sign: [s.start // 3 for s in select(explanation, note, Selection("m", "top_k", 1, sign)).spans],
+    )
     assert pick("positive") == [0] and pick("size") == [1]
     with pytest.raises(NegativeSum, match="sign='positive'"):
         pick(None)
@@ -358,8 +382,14 @@ def test_scores_without_negatives_do_not_depend_on_the_sign(sign):
 def test_signed_scores_are_chosen_and_selected_by_the_same_sign(seed, sign):
     explanations, gold = validation(seed)
     rng = np.random.default_rng(seed)
-    signed = [Explanation(e.note_id, e.code, e.offsets, e.scores * rng.choice([-1, 1], len(e)), e.method) for e in explanations]
-    read = [Explanation(e.note_id, e.code, e.offsets, np.abs(e.scores) if sign == "size" else e.scores.clip(0), e.method) for e in signed]
+    signed = [
+        Explanation(e.note_id, e.code, e.offsets, e.scores * rng.choice([-1, 1], len(e)), e.method)
+        for e in explanations
+    ]
+    read = [
+        Explanation(e.note_id, e.code, e.offsets, np.abs(e.scores) if sign == "size" else e.scores.clip(0), e.method)
+        for e in signed
+    ]
     chosen, plain = choose(signed, gold, sign=sign), choose(read, gold)
     assert (chosen.rule, chosen.value, chosen.f1) == (plain.rule, plain.value, plain.f1)
     for a, b in zip(signed, read):
@@ -369,7 +399,17 @@ def test_signed_scores_are_chosen_and_selected_by_the_same_sign(seed, sign):
 # slips
 
 
-@pytest.mark.parametrize("rule, value, says", [("top_k", 0, "whole number"), ("top_k", 2.5, "whole number"), ("top_share", 0, "0, 1"), ("top_share", 5, "write .05"), ("cut", float("nan"), "finite"), ("threshold", 1, "cut, top_k, top_share")])
+@pytest.mark.parametrize(
+    "rule, value, says",
+    [
+        ("top_k", 0, "whole number"),
+        ("top_k", 2.5, "whole number"),
+        ("top_share", 0, "0, 1"),
+        ("top_share", 5, "write .05"),
+        ("cut", float("nan"), "finite"),
+        ("threshold", 1, "cut, top_k, top_share"),
+    ],
+)
 def test_a_value_that_does_not_fit_its_rule_is_refused(rule, value, says):
     with pytest.raises(BadSelection, match=says):
         Selection("m", rule, value)
@@ -397,7 +437,11 @@ def test_slips_in_choosing_and_selecting_are_named():
 
 def test_selections_come_back_as_they_went(tmp_path):
     explanations, gold = validation(0)
-    kept = [choose(explanations, gold), Selection("lime", "top_k", 5, "positive"), Selection("añ", "cut", np.nextafter(0, -1))]
+    kept = [
+        choose(explanations, gold),
+        Selection("lime", "top_k", 5, "positive"),
+        Selection("añ", "cut", np.nextafter(0, -1)),
+    ]
     write_selections(tmp_path / "deep" / "selections.json", kept)
     assert read_selections(tmp_path / "deep" / "selections.json") == {s.method: s for s in kept}
     write_selections(tmp_path / "none.json", [])
@@ -450,4 +494,6 @@ def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path):
 
 def test_the_file_is_plain_json_by_method(tmp_path):
     write_selections(tmp_path / "s.json", [Selection("lime", "top_k", 5, "positive", "here", 0.5)])
-    assert json.loads((tmp_path / "s.json").read_text()) == {"lime": dict(rule="top_k", value=5, sign="positive", chosen_on="here", f1=0.5)}
+    assert json.loads((tmp_path / "s.json").read_text()) == {
+        "lime": dict(rule="top_k", value=5, sign="positive", chosen_on="here", f1=0.5)
+    }

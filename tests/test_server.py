@@ -34,7 +34,16 @@ from icdrat.rationale.llm.server import (
     quoted,
     server,
 )
-from icdrat.rationale.llm.store import ReadOnly, RestrictedNote, Store, read_answers, read_batch, write_answers, write_record, gather
+from icdrat.rationale.llm.store import (
+    ReadOnly,
+    RestrictedNote,
+    Store,
+    read_answers,
+    read_batch,
+    write_answers,
+    write_record,
+    gather,
+)
 from icdrat.data.exchange import read_lines, read_rationales
 from icdrat.data.vignettes import vignettes
 from icdrat.types import BadInput, Note, Rationale, Span
@@ -66,7 +75,10 @@ def test_the_request_is_deterministic_holds_note_then_codes_and_a_schema(llm):  
     assert asked["key"] == "Bearer sk-secret"
     form = asked["response_format"]
     assert form["type"] == "json_schema" and form["json_schema"]["strict"]
-    assert form["json_schema"]["schema"]["properties"]["rationales"]["items"]["properties"]["code"]["enum"] == ["E11.9", "R04.2"]
+    assert form["json_schema"]["schema"]["properties"]["rationales"]["items"]["properties"]["code"]["enum"] == [
+        "E11.9",
+        "R04.2",
+    ]
     user = asked["messages"][-1]["content"]
     assert 0 <= user.index(TEXT) < user.index("E11.9: ") < user.index("R04.2: Hemoptysis")
 
@@ -99,7 +111,16 @@ def test_a_good_answer_is_grounded_and_counted(llm):  # noqa: F811
     rationales, g = llm(GOOD, price=(1e6, 2e6))
     assert placed(rationales) == {A: ["T2DM", "T2DM"], B: ["hemoptysis"]}
     assert {(r.source, r.note_id) for r in rationales} == {("llm", "n1")}
-    assert (g.notes, g.asked, g.quotes, g.grounded, g.rate, g.prompt_tokens, g.completion_tokens, g.cost) == (1, 2, 2, 2, 1.0, 7, 3, 13.0)
+    assert (g.notes, g.asked, g.quotes, g.grounded, g.rate, g.prompt_tokens, g.completion_tokens, g.cost) == (
+        1,
+        2,
+        2,
+        2,
+        1.0,
+        7,
+        3,
+        13.0,
+    )
     assert (g.ungrounded, g.without_evidence, g.invented, g.malformed) == (0, 0, 0, 0)
     assert g.seconds > 0 and "100%" in repr(g)
 
@@ -152,7 +173,11 @@ def test_a_server_that_trickles_is_given_up_in_time():
     "A time-out that starts anew with every byte would never end"
     with socket.create_server(("127.0.0.1", 0)) as listening:
         there = Server(f"http://127.0.0.1:{listening.getsockname()[1]}/v1", "m", timeout=0.5, retries=0)
-        program = f"import socket, time; s = socket.socket(fileno={listening.fileno()}); c, _ = s.accept()\nc.send(b'HTTP/1.1 200 OK\\r\\nContent-Length: 1000\\r\\n\\r\\n')\nfor _ in range(100): c.send(b' '); time.sleep(.1)"
+        program = (
+            f"import socket, time; s = socket.socket(fileno={listening.fileno()}); c, _ = s.accept()\n"
+            "c.send(b'HTTP/1.1 200 OK\\r\\nContent-Length: 1000\\r\\n\\r\\n')\n"
+            "for _ in range(100): c.send(b' '); time.sleep(.1)"
+        )
         trickle = subprocess.Popen([sys.executable, "-c", program], pass_fds=[listening.fileno()])
         start = time.perf_counter()
         refused(NoServer, "no answer within 0.5 s", lambda: prompt([NOTE], {"n1": [A]}, there, progress=False))
@@ -161,7 +186,15 @@ def test_a_server_that_trickles_is_given_up_in_time():
         trickle.wait()
 
 
-@pytest.mark.parametrize("answer", ["x" * 10_000_000, json.dumps({"rationales": [{"code": "E11.9", "quotes": ["T2DM"] * 1_000_000}]}), "{" * 10_000_000], ids=["letters", "quotes", "braces"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "x" * 10_000_000,
+        json.dumps({"rationales": [{"code": "E11.9", "quotes": ["T2DM"] * 1_000_000}]}),
+        "{" * 10_000_000,
+    ],
+    ids=["letters", "quotes", "braces"],
+)
 def test_ten_megabytes_are_no_answer(llm, answer, tmp_path):  # noqa: F811
     start = time.perf_counter()
     rationales, g = llm(answer, asking=dict(store=tmp_path / "s"))
@@ -170,7 +203,18 @@ def test_ten_megabytes_are_no_answer(llm, answer, tmp_path):  # noqa: F811
     assert all(s in (["T2DM", "T2DM"], []) for s in placed(rationales).values())
 
 
-@pytest.mark.parametrize("content", [{}, {"choices": []}, {"choices": None}, {"choices": [{}]}, {"choices": [{"message": None}]}, {"hello": "world"}, [1]])
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"choices": []},
+        {"choices": None},
+        {"choices": [{}]},
+        {"choices": [{"message": None}]},
+        {"hello": "world"},
+        [1],
+    ],
+)
 def test_a_server_of_another_kind_is_named_at_once(llm, content):  # noqa: F811
     refused(ServerFailed, "not in the OpenAI form", lambda: llm(content))
     assert len(llm.requests) == 1
@@ -178,11 +222,23 @@ def test_a_server_of_another_kind_is_named_at_once(llm, content):  # noqa: F811
 
 @pytest.mark.parametrize(
     "status, error, match",
-    [(401, KeyRefused, "401.*OPENAI_API_KEY"), (403, KeyRefused, "403"), (404, NoModel, "404.*ICDRAT_LLM_MODEL"), (400, ServerFailed, "400.*CONTEXT"), (422, ServerFailed, "422.*FORMAT"),
-     (307, ServerFailed, "307"), (429, ServerFailed, "429"), (500, ServerFailed, "status 500")],
-)  # fmt: skip
+    [
+        (401, KeyRefused, "401.*OPENAI_API_KEY"),
+        (403, KeyRefused, "403"),
+        (404, NoModel, "404.*ICDRAT_LLM_MODEL"),
+        (400, ServerFailed, "400.*CONTEXT"),
+        (422, ServerFailed, "422.*FORMAT"),
+        (307, ServerFailed, "307"),
+        (429, ServerFailed, "429"),
+        (500, ServerFailed, "status 500"),
+    ],
+)
 def test_a_refusal_is_one_line_without_the_servers_own_words(llm, status, error, match):  # noqa: F811
-    refused(error, f"^127.0.0.1:[0-9]+, model 'm', note n1: .*{match}", lambda: llm((status, {"Location": "http://192.0.2.1/v1"}), retries=0))
+    refused(
+        error,
+        f"^127.0.0.1:[0-9]+, model 'm', note n1: .*{match}",
+        lambda: llm((status, {"Location": "http://192.0.2.1/v1"}), retries=0),
+    )
     assert len(llm.requests) == 1
 
 
@@ -211,7 +267,13 @@ def test_nobody_listening_is_named_soon():
         s.bind(("127.0.0.1", 0))
         free = s.getsockname()[1]
     start = time.perf_counter()
-    refused(NoServer, f"127.0.0.1:{free}.*is the server running", lambda: prompt(many(50), {n.id: [A] for n in many(50)}, Server(f"http://127.0.0.1:{free}/v1", "m"), progress=False))
+    refused(
+        NoServer,
+        f"127.0.0.1:{free}.*is the server running",
+        lambda: prompt(
+            many(50), {n.id: [A] for n in many(50)}, Server(f"http://127.0.0.1:{free}/v1", "m"), progress=False
+        ),
+    )
     assert time.perf_counter() - start < 5
 
 
@@ -252,7 +314,9 @@ import sys
 from misbehaving import A, B, many
 from icdrat.rationale.llm.server import Server, prompt
 notes = many(40)
-prompt(notes, {n.id: (A, B) for n in notes}, Server(sys.argv[1], 'm', timeout=5.), store=sys.argv[2], concurrency=3, progress=False)
+codes = {n.id: (A, B) for n in notes}
+server = Server(sys.argv[1], 'm', timeout=5.)
+prompt(notes, codes, server, store=sys.argv[2], concurrency=3, progress=False)
 """
 
 
@@ -263,7 +327,10 @@ def test_a_run_that_is_killed_loses_nothing_and_asks_nothing_twice(llm, tmp_path
 
     llm.script(slowly)
     tests = os.path.dirname(__file__)
-    victim = subprocess.Popen([sys.executable, "-c", VICTIM, llm.url, tmp_path / "s"], env=os.environ | {"PYTHONPATH": os.pathsep.join([tests, os.path.dirname(tests)])})
+    victim = subprocess.Popen(
+        [sys.executable, "-c", VICTIM, llm.url, tmp_path / "s"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([tests, os.path.dirname(tests)])},
+    )
     answers = tmp_path / "s" / "answers.jsonl"
     while not (answers.exists() and answers.read_bytes().count(b"\n") >= 17):
         assert victim.poll() is None
@@ -312,7 +379,9 @@ def test_it_works_where_an_event_loop_is_running(llm):  # noqa: F811
 
 def test_the_agreement_of_several_answers_is_a_score(llm):  # noqa: F811
     def draw(asked):
-        return json.dumps({"rationales": [{"code": "E11.9", "quotes": ["T2DM since"] if asked["seed"] == 3 else ["T2DM"]}]})
+        return json.dumps(
+            {"rationales": [{"code": "E11.9", "quotes": ["T2DM since"] if asked["seed"] == 3 else ["T2DM"]}]}
+        )
 
     llm.script(draw)
     found = quoted([NOTE], {"n1": [A]}, llm.server(), samples=4, progress=False)
@@ -339,7 +408,10 @@ def test_a_batch_gives_what_asking_gives(llm, tmp_path):  # noqa: F811
     [file], n = batch(tmp_path / "b.jsonl", notes, codes_of, there)
     assert n == 7 and file.stat().st_mode & 0o077 == 0
     rows = [row for _, row in read_lines(file, ["custom_id", "method", "url", "body"])]
-    back = [dict(id="x", custom_id=r["custom_id"], response=dict(status_code=200, body=completion(GOOD)), error=None) for r in rows[::-1]]
+    back = [
+        dict(id="x", custom_id=r["custom_id"], response=dict(status_code=200, body=completion(GOOD)), error=None)
+        for r in rows[::-1]
+    ]
     (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, back)))
     with Store(tmp_path / "s") as store:
         assert read_batch(tmp_path / "r.jsonl", store)["kept"] == 7
@@ -355,7 +427,10 @@ def test_records_replay_without_the_model_and_hold_what_they_should(llm, tmp_pat
     write_record(tmp_path / "o.jsonl", found.rationales, **known)
     text = (tmp_path / "o.jsonl").read_text()
     assert not any(w in text for w in SECRETS) and read_rationales(tmp_path / "o.jsonl", many(3)) == found.rationales
-    assert all(row["model"] == "m" and len(row["prompt_sha256"]) == 64 and row["date"].endswith("Z") for row in map(json.loads, text.splitlines()))
+    assert all(
+        row["model"] == "m" and len(row["prompt_sha256"]) == 64 and row["date"].endswith("Z")
+        for row in map(json.loads, text.splitlines())
+    )
     write_answers(tmp_path / "a.jsonl", found.asked, many(3), **known)
     again = gather(many(3), codes_of, read_answers(tmp_path / "a.jsonl"))
     assert again.rationales == found.rationales and again.grounding.exact == found.grounding.exact
@@ -365,14 +440,28 @@ def test_records_replay_without_the_model_and_hold_what_they_should(llm, tmp_pat
 # ---- restricted notes ----
 
 
-@pytest.mark.parametrize("url", ["http://llm.invalid/v1", "https://api.openai.com/v1", "http://10.0.0.1/v1", "http://127.0.0.1.example.org/v1", "http://0.0.0.0/v1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://llm.invalid/v1",
+        "https://api.openai.com/v1",
+        "http://10.0.0.1/v1",
+        "http://127.0.0.1.example.org/v1",
+        "http://0.0.0.0/v1",
+    ],
+)
 def test_a_restricted_note_goes_nowhere_else(url, monkeypatch, tmp_path):
     monkeypatch.delenv("ICDRAT_APPROVED_HOSTS", raising=False)
     monkeypatch.setattr("icdrat.rationale.llm.server._client", lambda server: pytest.fail("a client was made"))
     notes = [NOTE, Note("m1", TEXT, "mimic", restricted=True)]
     codes_of = {"n1": [A], "m1": [A]}
-    for ask in (lambda: prompt(notes, codes_of, Server(url, "m"), progress=False), lambda: batch(tmp_path / "b.jsonl", notes, codes_of, Server(url, "m"))):
-        with pytest.raises(RestrictedNote, match="m1: the note is restricted.*PhysioNet.*third-party.*ICDRAT_APPROVED_HOSTS") as caught:
+    for ask in (
+        lambda: prompt(notes, codes_of, Server(url, "m"), progress=False),
+        lambda: batch(tmp_path / "b.jsonl", notes, codes_of, Server(url, "m")),
+    ):
+        with pytest.raises(
+            RestrictedNote, match="m1: the note is restricted.*PhysioNet.*third-party.*ICDRAT_APPROVED_HOSTS"
+        ) as caught:
             ask()
         assert "hemoptysis" not in str(caught.value)
     assert not list(tmp_path.iterdir())
@@ -386,7 +475,17 @@ def test_a_restricted_example_goes_nowhere_else_either(monkeypatch):
         prompt([NOTE], {"n1": [A]}, Server("https://api.openai.com/v1", "m"), Manner(pool=(shot,), n_shots=1))
 
 
-@pytest.mark.parametrize("named, goes", [("", False), ("llm.invalid", True), ("x.invalid, LLM.invalid:8000", True), ("invalid", False), ("llm.invalid.org", False), ("*", False)])
+@pytest.mark.parametrize(
+    "named, goes",
+    [
+        ("", False),
+        ("llm.invalid", True),
+        ("x.invalid, LLM.invalid:8000", True),
+        ("invalid", False),
+        ("llm.invalid.org", False),
+        ("*", False),
+    ],
+)
 def test_only_a_host_that_the_user_names_is_approved(named, goes, monkeypatch):
     from icdrat.rationale.llm.server import check_sendable
 
@@ -423,11 +522,31 @@ def test_keys_and_text_reach_no_log(llm, caplog, capfd, tmp_path):  # noqa: F811
 
 
 def test_the_things_that_travel_do_not_print_what_they_hold(llm):  # noqa: F811
-    llm.script(json.dumps({"rationales": [{"code": "E11.9", "quotes": ["hemoptysis T2DM náuseas"]}, {"code": "I10", "quotes": ["T2DM"]}]}))
+    llm.script(
+        json.dumps(
+            {
+                "rationales": [
+                    {"code": "E11.9", "quotes": ["hemoptysis T2DM náuseas"]},
+                    {"code": "I10", "quotes": ["T2DM"]},
+                ]
+            }
+        )
+    )
     found = quoted([NOTE], {"n1": [A]}, llm.server(), progress=False)
     made = plan([NOTE], {"n1": [A]}, llm.server())
-    assert [lost.why for lost in found.grounding.lost] == ["ungrounded", "invented"] and found.grounding.lost[1].words == "T2DM"
-    shown = [found, found.grounding, found.grounding.lost, found.asked, made, made.asked, llm.server(), Manner(pool=examples(vignettes().split("train")))]
+    assert [lost.why for lost in found.grounding.lost] == ["ungrounded", "invented"] and found.grounding.lost[
+        1
+    ].words == "T2DM"
+    shown = [
+        found,
+        found.grounding,
+        found.grounding.lost,
+        found.asked,
+        made,
+        made.asked,
+        llm.server(),
+        Manner(pool=examples(vignettes().split("train"))),
+    ]
     assert not any(w in " ".join(map(repr, shown)) for w in (*SECRETS, "dyslipidemia"))
 
 
@@ -453,10 +572,19 @@ def test_the_environment_names_the_server(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret\n")
     assert server(model="m", timeout=3).key == "sk-secret"
     assert "sk-secret" not in repr(server(model="m"))
-    for name, value in dict(CONTEXT="4096", OPTIONS='{"top_p": 1}', PRICE="1, 2", FORMAT="none", MAX_TOKENS="99", TIMEOUT="7").items():
+    for name, value in dict(
+        CONTEXT="4096", OPTIONS='{"top_p": 1}', PRICE="1, 2", FORMAT="none", MAX_TOKENS="99", TIMEOUT="7"
+    ).items():
         monkeypatch.setenv(f"ICDRAT_LLM_{name}", value)
     made = server(model="m")
-    assert (made.context, made.options, made.price, made.format, made.max_tokens, made.timeout) == (4096, {"top_p": 1}, (1.0, 2.0), "none", 99, 7.0)
+    assert (made.context, made.options, made.price, made.format, made.max_tokens, made.timeout) == (
+        4096,
+        {"top_p": 1},
+        (1.0, 2.0),
+        "none",
+        99,
+        7.0,
+    )
     for name, value in dict(CONTEXT="big", OPTIONS="[1]", PRICE="1", FORMAT="xml").items():
         with monkeypatch.context() as slip:
             slip.setenv(f"ICDRAT_LLM_{name}", value)
@@ -464,7 +592,17 @@ def test_the_environment_names_the_server(monkeypatch):
                 server(model="m")
 
 
-@pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://localhost/v1", "http:///v1", "http://localhost:99999/v1", "http://localhost:x/v1", "http://user:pw@localhost/v1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:8000/v1",
+        "ftp://localhost/v1",
+        "http:///v1",
+        "http://localhost:99999/v1",
+        "http://localhost:x/v1",
+        "http://user:pw@localhost/v1",
+    ],
+)
 def test_an_address_that_cannot_be_right_is_refused(url):
     with pytest.raises(NoServer) as caught:
         Server(url, "m")

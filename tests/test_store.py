@@ -8,7 +8,19 @@ import pytest
 from misbehaving import GOOD, NOTE, A, B, completion
 
 from icdrat.data.exchange import BadLine, ForeignFolder
-from icdrat.rationale.llm.store import Asked, NotAnAnswer, ReadOnly, Reply, Store, StoreInUse, gather, key, read_batch, reply, write_batch
+from icdrat.rationale.llm.store import (
+    Asked,
+    NotAnAnswer,
+    ReadOnly,
+    Reply,
+    Store,
+    StoreInUse,
+    gather,
+    key,
+    read_batch,
+    reply,
+    write_batch,
+)
 from icdrat.types import Span
 
 
@@ -98,8 +110,20 @@ def test_a_stranger_s_folder_and_a_record_are_left_alone(tmp_path):
 
 
 def test_a_key_knows_every_part_of_a_request():
-    body = dict(model="m", messages=[dict(role="user", content="x")], temperature=0, seed=0, response_format=dict(type="json_object"))
-    keys = {key(body), key(body, 1), key(body | dict(messages=[dict(role="user", content="y")])), key(body | dict(messages=[dict(role="system", content="x")])), *(key(body | {k: None}) for k in body)}
+    body = dict(
+        model="m",
+        messages=[dict(role="user", content="x")],
+        temperature=0,
+        seed=0,
+        response_format=dict(type="json_object"),
+    )
+    keys = {
+        key(body),
+        key(body, 1),
+        key(body | dict(messages=[dict(role="user", content="y")])),
+        key(body | dict(messages=[dict(role="system", content="x")])),
+        *(key(body | {k: None}) for k in body),
+    }
     assert len(keys) == 4 + len(body) and key(json.loads(json.dumps(body))) == key(dict(reversed(body.items())))
 
 
@@ -117,17 +141,28 @@ def test_a_batch_is_cut_at_both_limits_and_loses_nothing(tmp_path):
     for most, size in ((5, 10**9), (10**9, 1000), (1, 10**9)):
         files = write_batch(tmp_path / "b.jsonl", bodies, most, size)
         rows = [json.loads(line) for f in files for line in f.read_text().splitlines()]
-        assert [r["custom_id"] for r in rows] == list(bodies) and all(len(f.read_text().splitlines()) <= most and f.stat().st_size <= size for f in files)
+        assert [r["custom_id"] for r in rows] == list(bodies) and all(
+            len(f.read_text().splitlines()) <= most and f.stat().st_size <= size for f in files
+        )
         assert all(len(r["custom_id"]) <= 64 and r["method"] == "POST" for r in rows)
 
 
 def test_results_of_a_batch_come_in_any_order_with_failures_counted(tmp_path):
     done = dict(status_code=200, body=completion(GOOD))
-    rows = [dict(custom_id="b", response=done, error=None), dict(custom_id="x", response=None, error=dict(code="expired")), dict(custom_id="y", response=dict(status_code=429, body={})), dict(custom_id="a", response=done)]
+    rows = [
+        dict(custom_id="b", response=done, error=None),
+        dict(custom_id="x", response=None, error=dict(code="expired")),
+        dict(custom_id="y", response=dict(status_code=429, body={})),
+        dict(custom_id="a", response=done),
+    ]
     (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
     store = Store()
-    assert dict(read_batch(tmp_path / "r.jsonl", store)) == dict(kept=2, known=0, failed=2) and sorted(store.replies) == ["a", "b"]
-    (tmp_path / "r.jsonl").write_text(json.dumps(dict(custom_id="z", response=dict(status_code=200, body={"hello": 1}))))
+    assert dict(read_batch(tmp_path / "r.jsonl", store)) == dict(kept=2, known=0, failed=2) and sorted(
+        store.replies
+    ) == ["a", "b"]
+    (tmp_path / "r.jsonl").write_text(
+        json.dumps(dict(custom_id="z", response=dict(status_code=200, body={"hello": 1})))
+    )
     with pytest.raises(BadLine, match="line 1.*output file"):
         read_batch(tmp_path / "r.jsonl", store)
 
@@ -136,11 +171,17 @@ def test_a_pair_with_an_open_question_is_not_a_pair_without_evidence():
     whole = Span(0, len(NOTE))
     asked = [Asked("n1", (A, B), whole, 0, a(0)), Asked("n1", (B,), whole, 0, None)]
     found = gather([NOTE], {"n1": [A, B]}, asked)
-    assert [r.code for r in found.rationales] == [A] and (found.grounding.unanswered, found.grounding.without_evidence) == (1, 0)
+    assert [r.code for r in found.rationales] == [A] and (
+        found.grounding.unanswered,
+        found.grounding.without_evidence,
+    ) == (1, 0)
 
 
 def test_pieces_of_a_note_are_merged():
     cut = NOTE.text.index("2001")
-    answers = [Asked("n1", (A,), Span(s, e), 0, a(s, json.dumps({"quotes": [q]}))) for s, e, q in ((0, cut, "T2DM since"), (cut - 12, len(NOTE), "T2DM"))]
+    answers = [
+        Asked("n1", (A,), Span(s, e), 0, a(s, json.dumps({"quotes": [q]})))
+        for s, e, q in ((0, cut, "T2DM since"), (cut - 12, len(NOTE), "T2DM"))
+    ]
     found = gather([NOTE], {"n1": [A]}, answers, everywhere=False)
     assert [NOTE.text[s.start : s.end] for s in found.rationales[0].spans] == ["T2DM since", "T2DM"]

@@ -24,12 +24,18 @@ def corpus():
         for c in codes:
             for w in (CUE[c], SHADOW[c]):
                 words.insert(rng.integers(len(words)), w)
-        rows.append(dict(note_id=f"n{i}", text=" ".join(words), codes=codes, split="validation" if i % 4 == 0 else "train"))
+        rows.append(
+            dict(note_id=f"n{i}", text=" ".join(words), codes=codes, split="validation" if i % 4 == 0 else "train")
+        )
     return build("toy", rows)
 
 
 def taught(corpus, word_of):
-    return [mark(corpus.note(i), c, find_quote(corpus.note(i).text, word_of[c]), "teacher") for i, cs in corpus.codes.items() for c in cs]
+    return [
+        mark(corpus.note(i), c, find_quote(corpus.note(i).text, word_of[c]), "teacher")
+        for i, cs in corpus.codes.items()
+        for c in cs
+    ]
 
 
 def attention_on(coder, corpus, word_of):

@@ -63,7 +63,11 @@ def test_the_tables_name_only_codes_that_there_are():
     assert all(c.kind in PLACES and c.names for c in CONDITIONS.values())
     assert {v for line in ASIDES.strip().splitlines() for v in line.split("|")[1].split()} <= set(CONDITIONS)
     assert {v for first, rest in COMPANIONS.items() for v in [first, *rest]} <= set(CONDITIONS)
-    assert not [v for v, c in CONDITIONS.items() if c.kind in ("sequel", "status", "cause") and not any(v in rest for rest in COMPANIONS.values())]
+    assert not [
+        v
+        for v, c in CONDITIONS.items()
+        if c.kind in ("sequel", "status", "cause") and not any(v in rest for rest in COMPANIONS.values())
+    ]
 
 
 def test_the_text_at_each_span_is_a_form_of_its_code(notes, known):
@@ -141,9 +145,14 @@ def test_other_seeds_and_numbers_give_other_notes():
 
 
 def test_the_same_bytes_come_from_another_process_with_another_hash_seed():
-    program = "import hashlib; from icdrat.data.synth import compose; print(hashlib.sha256(''.join(compose(0, i).text for i in range(20)).encode()).hexdigest())"
+    program = (
+        "import hashlib; from icdrat.data.synth import compose; "
+        "print(hashlib.sha256(''.join(compose(0, i).text for i in range(20)).encode()).hexdigest())"
+    )
     env = {**os.environ, "PYTHONHASHSEED": "12345"}
-    other = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True).stdout.strip()
+    other = subprocess.run(
+        [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True
+    ).stdout.strip()
     assert other == hashlib.sha256("".join(compose(0, i).text for i in range(20)).encode()).hexdigest()
 
 
@@ -163,7 +172,9 @@ def test_splits_are_seven_one_two_of_ten():
 
 
 def test_ids_of_two_seeds_do_not_collide():
-    assert not {n.id for n in synthesise(5, seed=1, progress=False).notes} & {n.id for n in synthesise(5, seed=2, progress=False).notes}
+    assert not {n.id for n in synthesise(5, seed=1, progress=False).notes} & {
+        n.id for n in synthesise(5, seed=2, progress=False).notes
+    }
 
 
 def test_codes_have_a_long_tail():

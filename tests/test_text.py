@@ -5,11 +5,45 @@ import re
 import numpy as np
 import pytest
 
-from icdrat.text import EmptyQuote, blank, char_mask, find_quote, fold, mark, mask_to_spans, merge_spans, readable, sentences, slices, spans_to_mask, words
+from icdrat.text import (
+    EmptyQuote,
+    blank,
+    char_mask,
+    find_quote,
+    fold,
+    mark,
+    mask_to_spans,
+    merge_spans,
+    readable,
+    sentences,
+    slices,
+    spans_to_mask,
+    words,
+)
 from icdrat.types import Code, Note, Span, SpanOutsideNote
 
 CODE = Code("icd10cm", "E11.9")
-PIECES = ["Paciente", "náuseas", "T2DM", "🙂", "👩‍⚕️", "\r\n", " ", "  ", "\u00a0", "...", "ﬁebre", "İ", "ß", "e\u0301", "0.5", "-", "Ñ", "\t", "中文"]
+PIECES = [
+    "Paciente",
+    "náuseas",
+    "T2DM",
+    "🙂",
+    "👩‍⚕️",
+    "\r\n",
+    " ",
+    "  ",
+    "\u00a0",
+    "...",
+    "ﬁebre",
+    "İ",
+    "ß",
+    "e\u0301",
+    "0.5",
+    "-",
+    "Ñ",
+    "\t",
+    "中文",
+]
 
 
 def texts(n=50):
@@ -81,8 +115,19 @@ def test_a_mark_past_the_end_is_refused_without_a_word_of_the_note():
     assert "secret" not in str(e.value) and "n1" in str(e.value)
 
 
-HEADINGS = ["HPI:\n", "# CHF: ", "1. ", "- ", "Mr. ___ was seen by Dr. Smith. ", "Cr 2.4, K 5.1\n\n", "No chest pain.\n", "EF was 25%. LVEF 30%! ", "Given 1.5 L i.v. fluids, e.g. saline. ", "náuseas y vómitos\r\n",
-            "a long line of prose that is wrapped at about seventy characters and goes\non in the next one. "]
+HEADINGS = [
+    "HPI:\n",
+    "# CHF: ",
+    "1. ",
+    "- ",
+    "Mr. ___ was seen by Dr. Smith. ",
+    "Cr 2.4, K 5.1\n\n",
+    "No chest pain.\n",
+    "EF was 25%. LVEF 30%! ",
+    "Given 1.5 L i.v. fluids, e.g. saline. ",
+    "náuseas y vómitos\r\n",
+    "a long line of prose that is wrapped at about seventy characters and goes\non in the next one. ",
+]
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -98,7 +143,11 @@ def test_sentences_part_a_text_without_losing_a_word(seed):
 
 def test_an_abbreviation_and_a_decimal_end_no_sentence():
     text = "Seen by Dr. Smith vs. Mrs. Jones at 5 p.m. Monday. Cr 2.4. J. Doe agreed."
-    assert [text[s:e] for s, e in sentences(text)] == ["Seen by Dr. Smith vs. Mrs. Jones at 5 p.m. Monday.", "Cr 2.4.", "J. Doe agreed."]
+    assert [text[s:e] for s, e in sentences(text)] == [
+        "Seen by Dr. Smith vs. Mrs. Jones at 5 p.m. Monday.",
+        "Cr 2.4.",
+        "J. Doe agreed.",
+    ]
 
 
 def test_wrapped_prose_is_one_sentence_and_a_list_is_many():
@@ -112,6 +161,13 @@ def test_wrapped_prose_is_one_sentence_and_a_list_is_many():
 @pytest.mark.parametrize("seed", range(20))
 def test_words_are_those_of_the_regular_expression(seed):
     rng = np.random.default_rng(seed)
-    text = "".join(map(chr, rng.choice([9, 10, 13, 32, 45, 46, 48, 65, 95, 97, 160, 233, 769, 8217, 8232, 0x1F642, 0xD800, 0xBD], 200)))
+    text = "".join(
+        map(
+            chr,
+            rng.choice([9, 10, 13, 32, 45, 46, 48, 65, 95, 97, 160, 233, 769, 8217, 8232, 0x1F642, 0xD800, 0xBD], 200),
+        )
+    )
     assert [tuple(p) for p in words(text)] == [m.span() for m in re.finditer(r"\w+|[^\w\s]", text)]
-    assert [tuple(p) for p in readable(text)] == [m.span() for m in re.finditer(r"\w+", text) if any(map(str.isalnum, m[0]))]
+    assert [tuple(p) for p in readable(text)] == [
+        m.span() for m in re.finditer(r"\w+", text) if any(map(str.isalnum, m[0]))
+    ]

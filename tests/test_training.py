@@ -22,10 +22,27 @@ from icdrat.coder.network import LabelAttention, LabelAttentionCoder, LabelNetwo
 from icdrat.coder.recipe import RECIPES, BadRecipe, Recipe, rate, recipe, with_gaps
 from icdrat.coder.scores import micro_curve, tune_threshold
 from icdrat.coder.start import (
-    BadGuide, CodeWithoutNotes, NothingToValidate, SharedNotes, evidence, positive_weights, shuffled_batches, word_vectors,
+    BadGuide,
+    CodeWithoutNotes,
+    NothingToValidate,
+    SharedNotes,
+    evidence,
+    positive_weights,
+    shuffled_batches,
+    word_vectors,
 )
 from icdrat.coder.training import (
-    BrokenCheckpoint, Diverged, GuideWithoutLoss, OtherTraining, accelerated, fingerprint, goes_on, learning_curves, parts, train, validation_scores,
+    BrokenCheckpoint,
+    Diverged,
+    GuideWithoutLoss,
+    OtherTraining,
+    accelerated,
+    fingerprint,
+    goes_on,
+    learning_curves,
+    parts,
+    train,
+    validation_scores,
 )
 from icdrat.data.corpus import EmptyCorpus, build, code_matrix
 from icdrat.data.exchange import ForeignFolder
@@ -160,7 +177,9 @@ def test_epochs_after_the_best_one_change_nothing_and_patience_leaves_them_out()
     plan = replace(SMALL, epochs=14, lr=0.02)
     coder, log = taught(plan)
     best = int(log["micro_f1"].idxmax())
-    assert best < 11 and (log["micro_f1"][best + 1 :] == log["micro_f1"][best]).any(), "the toy has a first best epoch and a later one as good"
+    assert best < 11 and (log["micro_f1"][best + 1 :] == log["micro_f1"][best]).any(), (
+        "the toy has a first best epoch and a later one as good"
+    )
     for stopped, n in ((replace(plan, epochs=best + 1), best + 1), (replace(plan, patience=2), None)):
         shorter, short_log = taught(stopped)
         if n is None:
@@ -171,7 +190,18 @@ def test_epochs_after_the_best_one_change_nothing_and_patience_leaves_them_out()
     np.testing.assert_array_equal(taught(replace(plan, epochs=best + 1))[0](TEXTS), coder(TEXTS))
 
 
-@pytest.mark.parametrize("scores, patience, goes", [([], 1, True), ([0.5], 1, True), ([0.5, 0.5], 1, False), ([0.5, 0.4, 0.6], 2, True), ([0.5, 0.4, 0.5], 2, False), ([0.5] * 9, 0, True), ([0.5] * 10, 0, False)])
+@pytest.mark.parametrize(
+    "scores, patience, goes",
+    [
+        ([], 1, True),
+        ([0.5], 1, True),
+        ([0.5, 0.5], 1, False),
+        ([0.5, 0.4, 0.6], 2, True),
+        ([0.5, 0.4, 0.5], 2, False),
+        ([0.5] * 9, 0, True),
+        ([0.5] * 10, 0, False),
+    ],
+)
 def test_it_waits_as_long_as_patience_says_for_a_better_score(scores, patience, goes):
     assert goes_on(scores, Recipe(epochs=10, patience=patience)) == goes
 
@@ -194,7 +224,9 @@ def test_the_step_size_grows_and_shrinks_in_equal_steps_and_is_never_nothing(n_s
         assert (rates > 0).all() and rates.max() == 1
         np.testing.assert_allclose(rates[:warm], np.arange(1, warm + 1) / max(warm, 1))
         rest = rates[warm:]
-        np.testing.assert_allclose(rest, 1 if schedule == "constant" else np.arange(len(rest), 0, -1) / max(len(rest), 1))
+        np.testing.assert_allclose(
+            rest, 1 if schedule == "constant" else np.arange(len(rest), 0, -1) / max(len(rest), 1)
+        )
 
 
 def test_the_log_has_the_step_size_of_each_epochs_last_step():
@@ -214,7 +246,9 @@ def test_every_row_is_taken_once_by_one_process(seed):
 
 @pytest.mark.parametrize("plan", [SMALL, BAG], ids=["caml", "bag"])
 def test_a_step_taken_in_parts_is_the_same_step(plan):
-    whole, apart = (taught(replace(plan, dtype="float64", accumulate=n), NOTES.gold, cross_entropy, 0.3) for n in (1, 3))
+    whole, apart = (
+        taught(replace(plan, dtype="float64", accumulate=n), NOTES.gold, cross_entropy, 0.3) for n in (1, 3)
+    )
     np.testing.assert_allclose(apart[0](TEXTS), whole[0](TEXTS), atol=1e-9)
     pd.testing.assert_frame_equal(numbers(apart[1]), numbers(whole[1]), atol=1e-9)
 
@@ -227,7 +261,9 @@ def test_clipping_shortens_long_gradients_only():
 
 @pytest.mark.parametrize("decay", [0.0, 1.0])
 def test_what_is_learned_about_neighbours_is_forgotten_at_the_rate_of_the_recipe(decay):
-    kernel = taught(replace(SMALL, epochs=1, hyperparameters=SMALL.hyperparameters | dict(neighbour_decay=decay)))[0].network.kernel
+    kernel = taught(replace(SMALL, epochs=1, hyperparameters=SMALL.hyperparameters | dict(neighbour_decay=decay)))[
+        0
+    ].network.kernel
     assert kernel[:, :, 1].any() and bool(kernel[:, :, [0, 2]].any()) == (decay == 0)
 
 
@@ -247,7 +283,11 @@ def test_every_note_is_in_exactly_one_batch(seed):
     rng = np.random.default_rng(seed)
     n, size = int(rng.integers(1, 90)), int(rng.integers(1, 12))
     batches = shuffled_batches(rng.integers(0, 400, n), size, rng)
-    assert sorted(i for b in batches for i in b) == list(range(n)) and len(batches) == math.ceil(n / size) and max(map(len, batches)) <= size
+    assert (
+        sorted(i for b in batches for i in b) == list(range(n))
+        and len(batches) == math.ceil(n / size)
+        and max(map(len, batches)) <= size
+    )
 
 
 # rare codes
@@ -264,7 +304,9 @@ def test_balance_gives_presence_and_absence_the_same_weight():
 def test_balance_raises_what_is_rare():
     plain, balanced = (taught(replace(SMALL, epochs=1, balance=b))[0](TEXTS).mean() for b in (0.0, 1.0))
     assert balanced > plain
-    np.testing.assert_array_equal(taught(replace(SMALL, epochs=1, balance=0.0))[0](TEXTS), taught(replace(SMALL, epochs=1))[0](TEXTS))
+    np.testing.assert_array_equal(
+        taught(replace(SMALL, epochs=1, balance=0.0))[0](TEXTS), taught(replace(SMALL, epochs=1))[0](TEXTS)
+    )
 
 
 # what a run starts from
@@ -272,7 +314,11 @@ def test_balance_raises_what_is_rare():
 
 def test_words_in_the_same_company_start_close_to_each_other():
     rng = np.random.default_rng(0)
-    rows = [np.array([rng.choice(pair), *rng.choice(near, 6)]) for pair, near in (((3, 4), (5, 6, 7)), ((8, 9), (10, 11, 12))) for _ in range(60)]
+    rows = [
+        np.array([rng.choice(pair), *rng.choice(near, 6)])
+        for pair, near in (((3, 4), (5, 6, 7)), ((8, 9), (10, 11, 12)))
+        for _ in range(60)
+    ]
     v = word_vectors(rows, 14, 4, window=5)
     near = lambda a, b: v[a] @ v[b] / np.linalg.norm(v[a]) / np.linalg.norm(v[b])
     assert near(3, 4) > 0.8 > 0.2 > near(3, 8)
@@ -289,7 +335,9 @@ def test_a_trained_coder_survives_its_folder(trained, tmp_path):
 
 
 def test_a_note_without_words_can_be_trained_on():
-    rows = [dict(note_id="e", text=" . ", codes=[CODES[0]], split="train")] + [dict(note_id=i, text=NOTES.note(i).text, codes=cs, split="train") for i, cs in NOTES.codes.items()]
+    rows = [dict(note_id="e", text=" . ", codes=[CODES[0]], split="train")] + [
+        dict(note_id=i, text=NOTES.note(i).text, codes=cs, split="train") for i, cs in NOTES.codes.items()
+    ]
     _, log = train(build("gap", rows), HELD_OUT, CODES, replace(SMALL, epochs=1), progress=False)
     assert np.isfinite(log["loss"]).all()
 
@@ -298,12 +346,22 @@ def test_a_note_without_words_can_be_trained_on():
 
 
 def test_a_guide_moves_the_attention_to_its_words():
-    share = lambda c: np.mean([a[0][spans_to_mask(r.spans, o)].sum() for r in HELD_OUT.gold if r.code == CODES[0] for o, a in c.attention([HELD_OUT.note(r.note_id).text])])
+    share = lambda c: np.mean(
+        [
+            a[0][spans_to_mask(r.spans, o)].sum()
+            for r in HELD_OUT.gold
+            if r.code == CODES[0]
+            for o, a in c.attention([HELD_OUT.note(r.note_id).text])
+        ]
+    )
     unguided, silent = (taught(SMALL, *guide) for guide in ((), (NOTES.gold, cross_entropy, 0.0)))
     guided = taught(SMALL, NOTES.gold, cross_entropy, 1.0)
     np.testing.assert_array_equal(silent[0](TEXTS), unguided[0](TEXTS))
     assert share(guided[0]) > share(unguided[0]) + 0.1
-    assert np.isfinite(guided[1]["guide_loss"]).all() and guided[1]["guide_loss"].iloc[-1] < silent[1]["guide_loss"].iloc[-1]
+    assert (
+        np.isfinite(guided[1]["guide_loss"]).all()
+        and guided[1]["guide_loss"].iloc[-1] < silent[1]["guide_loss"].iloc[-1]
+    )
 
 
 def test_the_guide_sees_attention_and_evidence_that_sum_to_one_without_the_filling():
@@ -353,8 +411,27 @@ def test_tokens_that_stand_for_no_character_are_never_evidence():
 # mistakes
 
 
-@pytest.mark.parametrize("change", [dict(epochs=0), dict(epochs=2.5), dict(lr=0.0), dict(dropout=1.0), dict(word_dropout=-0.1), dict(dtype="float16"), dict(window=-1),
-    dict(warmup=2.0), dict(schedule="cosine"), dict(monitor="accuracy"), dict(precision="fp8"), dict(balance=1.5), dict(patience=-1), dict(accumulate=0), dict(batch_size="all"), dict(lr=float("nan"))])
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(epochs=0),
+        dict(epochs=2.5),
+        dict(lr=0.0),
+        dict(dropout=1.0),
+        dict(word_dropout=-0.1),
+        dict(dtype="float16"),
+        dict(window=-1),
+        dict(warmup=2.0),
+        dict(schedule="cosine"),
+        dict(monitor="accuracy"),
+        dict(precision="fp8"),
+        dict(balance=1.5),
+        dict(patience=-1),
+        dict(accumulate=0),
+        dict(batch_size="all"),
+        dict(lr=float("nan")),
+    ],
+)
 def test_a_recipe_out_of_range_is_refused(change):
     with pytest.raises(BadRecipe, match=next(iter(change))):
         Recipe(**change)
@@ -373,7 +450,11 @@ def test_a_recipe_for_something_unknown_is_refused():
 
 def test_changes_of_a_recipe_go_where_they_belong():
     plan = recipe("plm_icd", lr=1e-3, encoder="mine", hyperparameters=dict(length=512))
-    assert (plan.lr, plan.clip, plan.hyperparameters) == (1e-3, RECIPES["plm_icd"].clip, RECIPES["plm_icd"].hyperparameters | dict(encoder="mine", length=512))
+    assert (plan.lr, plan.clip, plan.hyperparameters) == (
+        1e-3,
+        RECIPES["plm_icd"].clip,
+        RECIPES["plm_icd"].hyperparameters | dict(encoder="mine", length=512),
+    )
     assert RECIPES["plm_icd"].hyperparameters["encoder"] == "minilm"
 
 
@@ -394,7 +475,12 @@ def test_a_guide_from_elsewhere_is_refused_by_name():
     for guide, codes, error, message in [
         (HELD_OUT.gold, CODES, BadGuide, "not trained on"),
         (NOTES.gold, CODES[1:], CodeNotInVocabulary, "same level"),
-        ([Rationale(i, c, (Span(0, 1),), "x") for i, cs in NOTES.codes.items() for c in set(CODES) - set(cs)][:1], CODES, BadGuide, "does not have"),
+        (
+            [Rationale(i, c, (Span(0, 1),), "x") for i, cs in NOTES.codes.items() for c in set(CODES) - set(cs)][:1],
+            CODES,
+            BadGuide,
+            "does not have",
+        ),
         ([Rationale(r.note_id, r.code, (Span(0, 9999),), "x") for r in NOTES.gold[:1]], CODES, SpanOutsideNote, "9999"),
     ]:
         with pytest.raises(error, match=message):
@@ -416,7 +502,9 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("plan", [SMALL, replace(BAG, hyperparameters=dict(drop=0.3), patience=2)], ids=["caml", "bag with dropout"])
+@pytest.mark.parametrize(
+    "plan", [SMALL, replace(BAG, hyperparameters=dict(drop=0.3), patience=2)], ids=["caml", "bag with dropout"]
+)
 @pytest.mark.parametrize("steps", [0, 3, 8, 17, 31, 32])
 def test_a_run_that_stopped_anywhere_goes_on_to_the_same_bits(plan, steps, tmp_path, monkeypatch):
     whole, log = taught(plan, NOTES.gold, cross_entropy, 0.3)
@@ -473,10 +561,18 @@ RUN = "t.taught(t.SMALL, folder={folder!r}, checkpoint_every=0)\n"
 
 
 def child(script, *launch, **env):
-    return subprocess.run([sys.executable, *launch, script], env=os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1") | env, capture_output=True, text=True, timeout=600)
+    return subprocess.run(
+        [sys.executable, *launch, script],
+        env=os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1") | env,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
 
 
-@pytest.mark.parametrize("moment", [MID_EPOCH, MID_WRITE], ids=["in the middle of an epoch", "while it wrote a checkpoint"])
+@pytest.mark.parametrize(
+    "moment", [MID_EPOCH, MID_WRITE], ids=["in the middle of an epoch", "while it wrote a checkpoint"]
+)
 def test_a_killed_process_costs_nothing_but_time(moment, trained, tmp_path):
     script, folder = tmp_path / "script.py", tmp_path / "run"
     script.write_text(CHILD.format(tests=str(ROOT / "tests")) + moment + RUN.format(folder=str(folder)))
@@ -539,15 +635,35 @@ def test_the_folder_of_restricted_notes_is_private_and_says_no_word_of_them(tmp_
 
 def test_a_fingerprint_sees_every_character():
     first = fingerprint(NOTES, HELD_OUT, CODES, SMALL)
-    rows = [dict(note_id=n.id, text=n.text + (" " if n.id == "train9" else ""), codes=NOTES.codes[n.id], split="train") for n in NOTES.notes]
+    rows = [
+        dict(note_id=n.id, text=n.text + (" " if n.id == "train9" else ""), codes=NOTES.codes[n.id], split="train")
+        for n in NOTES.notes
+    ]
     assert first == fingerprint(toy(61, "train", 0), HELD_OUT, CODES, SMALL)
     assert first["training"] != fingerprint(build("toy", rows), HELD_OUT, CODES, SMALL)["training"]
 
 
 # shared
 
-LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-SHARED = {name: replace(plan, dtype="float64", batch_size=20, accumulate=2, balance=0.5) for name, plan in dict(caml=SMALL, bag=BAG).items()}  # 61 notes: the last batch has one
+LAUNCH = [
+    "-m",
+    "accelerate.commands.launch",
+    "--multi_gpu",
+    "--num_processes",
+    "2",
+    "--num_machines",
+    "1",
+    "--mixed_precision",
+    "no",
+    "--dynamo_backend",
+    "no",
+    "--main_process_port",
+    "0",
+]
+SHARED = {
+    name: replace(plan, dtype="float64", batch_size=20, accumulate=2, balance=0.5)
+    for name, plan in dict(caml=SMALL, bag=BAG).items()
+}  # 61 notes: the last batch has one
 TOGETHER = """
 from dataclasses import replace
 for name, plan in t.SHARED.items():
@@ -588,7 +704,9 @@ def test_two_killed_processes_go_on_to_the_same_numbers(tmp_path):
         script.write_text(CHILD.format(tests=str(ROOT / "tests")) + BOTH.format(die=die, folder=str(folder)))
         done = child(script, *LAUNCH, ACCELERATE_USE_CPU="1")
         assert bool(done.returncode) == die, done.stderr[-3000:]
-        assert json.loads(torch.load(folder / "checkpoint.pt", weights_only=True)["standing"])["step"] == (7 if die else SHARED["caml"].epochs * 4)
+        assert json.loads(torch.load(folder / "checkpoint.pt", weights_only=True)["standing"])["step"] == (
+            7 if die else SHARED["caml"].epochs * 4
+        )
     one, _ = taught(SHARED["caml"])
     for rank in (0, 1):
         np.testing.assert_allclose(np.load(tmp_path / f"answers{rank}.npy"), one(TEXTS), atol=1e-9, rtol=0)

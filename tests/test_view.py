@@ -54,7 +54,9 @@ def random_rationales(rng, note, source):
 def random_case(seed):
     rng = np.random.default_rng(seed)
     notes = [random_note(rng, f"n{i}") for i in range(rng.integers(1, 4))]
-    return notes, {s: [r for n in notes for r in random_rationales(rng, n, s)] for s in ("human", "mention", "attention")}
+    return notes, {
+        s: [r for n in notes for r in random_rationales(rng, n, s)] for s in ("human", "mention", "attention")
+    }
 
 
 class Reader(HTMLParser):
@@ -139,12 +141,16 @@ def test_no_two_lines_of_one_lane_overlap_and_none_lies_deeper_than_it_must(seed
     for a in drawn:
         across = [b for b in drawn if b is not a and b.start < a.end and a.start < b.end]
         assert a.lane not in {b.lane for b in across}
-        assert set(range(a.lane)) <= {b.lane for b in across if LEVELS.index(b.level) <= LEVELS.index(a.level)}, "a higher lane was free"
+        assert set(range(a.lane)) <= {b.lane for b in across if LEVELS.index(b.level) <= LEVELS.index(a.level)}, (
+            "a higher lane was free"
+        )
 
 
 def test_mentions_lie_closest_to_the_words_longer_lines_first_and_touching_lines_share_a_lane():
     m, s = "mention", "sentence"
-    assert [(x.code, x.lane) for x in sorted(strokes({(0, m): [Span(0, 2)], (1, m): [Span(0, 4)]}), key=lambda x: x.lane)] == [(1, 0), (0, 1)]
+    assert [
+        (x.code, x.lane) for x in sorted(strokes({(0, m): [Span(0, 2)], (1, m): [Span(0, 4)]}), key=lambda x: x.lane)
+    ] == [(1, 0), (0, 1)]
     assert [x.lane for x in strokes({(0, m): [Span(0, 2)], (1, m): [Span(2, 4)]})] == [0, 0]
     assert {x.level: x.lane for x in strokes({(0, s): [Span(0, 9)], (0, m): [Span(4, 6)]})} == {m: 0, s: 1}
 
@@ -168,7 +174,10 @@ def test_agreement_is_the_character_definition_of_plausibility(seed, level):
     rng = np.random.default_rng(seed)
     note = random_note(rng)
     ours, first = random_column(rng, note), random_column(rng, note)
-    rows = [np.array([(k, s.start, s.end) for k, c in enumerate(CODES) for s in places(side, c, level)], int).reshape(-1, 3) for side in (first, ours)]
+    rows = [
+        np.array([(k, s.start, s.end) for k, c in enumerate(CODES) for s in places(side, c, level)], int).reshape(-1, 3)
+        for side in (first, ours)
+    ]
     hits, n_ours, _, n_first = character_counts(*rows, len(CODES)).sum(0)
     assert agreement(ours, first, CODES, len(note), level) == (hits, n_ours, n_first)
     far = disagreement(ours, first, CODES, len(note), level)
@@ -184,13 +193,28 @@ def test_every_character_says_who_marks_it_for_each_code_and_level(seed):
     html = marked_text(note.text, drawn_in(ours), [c.value for c in CODES], (), sides(ours, first, CODES, levels))
     reader = Kinds(html)
     for level in levels:
-        masks = {k: (char_mask(places(ours, c, level), len(note)), char_mask(places(first, c, level), len(note))) for k, c in enumerate(CODES)}
+        masks = {
+            k: (char_mask(places(ours, c, level), len(note)), char_mask(places(first, c, level), len(note)))
+            for k, c in enumerate(CODES)
+        }
         for i, classes in enumerate(reader.classes):
             for k, (a, b) in masks.items():
                 kind = "y" if a[i] and b[i] else "p" if a[i] else "q" if b[i] else ""
-                assert {c for c in classes if c[1:] == f"{k}{level[0]}"} == ({f"{kind}{k}{level[0]}"} if kind else set())
+                assert {c for c in classes if c[1:] == f"{k}{level[0]}"} == (
+                    {f"{kind}{k}{level[0]}"} if kind else set()
+                )
             a, b = ([m[w][i] for m in masks.values()] for w in (0, 1))
-            kind = "y" if any(x and y for x, y in zip(a, b)) else "x" if any(a) and any(b) else "p" if any(a) else "q" if any(b) else ""
+            kind = (
+                "y"
+                if any(x and y for x, y in zip(a, b))
+                else "x"
+                if any(a) and any(b)
+                else "p"
+                if any(a)
+                else "q"
+                if any(b)
+                else ""
+            )
             assert {c for c in classes if c[1:] == f"A{level[0]}"} == ({f"{kind}A{level[0]}"} if kind else set())
     assert len(reader.classes) == len(note)
 
@@ -211,7 +235,10 @@ def test_a_shade_is_a_fifth_of_the_highest_score_and_the_number_travels_along(se
 
 def test_a_source_agrees_perfectly_with_itself():
     spans = Column({CODES[0]: {"mention": [Span(0, 3), Span(5, 9)]}})
-    assert verdict(CODES[:1], spans, spans, "human", 10) == ("2 places, 7 characters", "7 shared with human, character F1 1.00")
+    assert verdict(CODES[:1], spans, spans, "human", 10) == (
+        "2 places, 7 characters",
+        "7 shared with human, character F1 1.00",
+    )
 
 
 @pytest.mark.parametrize(
@@ -221,7 +248,11 @@ def test_a_source_agrees_perfectly_with_itself():
         ({CODES[0]: []}, {}, ("Asked, and marked nothing", "human marked nothing either")),
         ({}, {CODES[0]: [Span(0, 1)]}, ("No rationale given", "human marked 1 character")),
         ({CODES[0]: [Span(0, 1)]}, {}, ("1 place, 1 character", "human marked nothing")),
-        ({CODES[0]: [Span(0, 2)]}, {CODES[0]: [Span(2, 4)]}, ("1 place, 2 characters", "0 shared with human, character F1 0.00")),
+        (
+            {CODES[0]: [Span(0, 2)]},
+            {CODES[0]: [Span(2, 4)]},
+            ("1 place, 2 characters", "0 shared with human, character F1 0.00"),
+        ),
     ],
 )
 def test_silence_is_said_in_words_and_never_as_a_number(ours, first, said):
@@ -231,7 +262,9 @@ def test_silence_is_said_in_words_and_never_as_a_number(ours, first, said):
 
 def test_codes_without_evidence_are_named_with_the_silent_sources():
     note = Note("n1", "T2DM")
-    html = page([note], {"human": [mark(note, CODES[0], [Span(0, 4)], "human")], "mention": []}, codes={"n1": CODES[:2]})
+    html = page(
+        [note], {"human": [mark(note, CODES[0], [Span(0, 4)], "human")], "mention": []}, codes={"n1": CODES[:2]}
+    )
     assert re.search(r"E11\.22</b>[^<]*<em>nothing from mention</em>", html)
     assert re.search(r"N18\.32</b>[^<]*<em>nothing from any source</em>", html)
 
@@ -248,16 +281,28 @@ def test_levels_can_be_chosen_of_a_source_that_has_several_and_are_joined_for_an
     both = [mark(note, CODES[0], [Span(0, 4)], "human"), mark(note, CODES[0], [Span(2, 19)], "human", "sentence")]
     found = evidence([note], {"human": both, "mention": both[:1]})["n1"]
     assert views(found) == ["any", "mention", "sentence"] and views({"mention": found["mention"]}) == ["any"]
-    assert places(found["human"], CODES[0]) == [Span(0, 19)] and places(found["human"], CODES[0], "sentence") == [Span(2, 19)]
+    assert places(found["human"], CODES[0]) == [Span(0, 19)] and places(found["human"], CODES[0], "sentence") == [
+        Span(2, 19)
+    ]
     assert places(found["mention"], CODES[0], "sentence") == [Span(0, 4)], "a source of one level is shown whole"
     html = show(note, {"human": both, "mention": both[:1]}, level="sentence").data
-    assert 'class="v-sentence" checked' in html and re.search(r"w-sentence\">1 place, 17 characters", html) and re.search(r"w-mention\">1 place, 4 characters", html)
+    assert (
+        'class="v-sentence" checked' in html
+        and re.search(r"w-sentence\">1 place, 17 characters", html)
+        and re.search(r"w-mention\">1 place, 4 characters", html)
+    )
 
 
 def test_scores_and_spans_of_one_source_share_a_column():
     note = Note("n1", "T2DM, on metformin.")
     soft = Explanation("n1", CODES[0], words(note.text), np.array([0.5, 0, 0.01, 0.2, 0]), "model")
-    html = show(note, {"human": [mark(note, CODES[0], [Span(0, 4)], "human")], "model": [mark(note, CODES[0], [Span(9, 18)], "model"), soft]}).data
+    html = show(
+        note,
+        {
+            "human": [mark(note, CODES[0], [Span(0, 4)], "human")],
+            "model": [mark(note, CODES[0], [Span(9, 18)], "model"), soft],
+        },
+    ).data
     assert 'title="E11.22 scored 0.5"' in html and 'title="E11.22 scored 0.2"' in html and "scored 0.01" not in html
     assert Reader(html).texts == [note.text] * 2
     with pytest.raises(TwoExplanations):
@@ -266,10 +311,18 @@ def test_scores_and_spans_of_one_source_share_a_column():
 
 def test_the_worst_notes_come_first_at_the_level_that_is_asked_for():
     notes = [Note(f"n{i}", "T2DM, on metformin.") for i in range(3)]
-    human = [mark(n, CODES[0], [Span(0, 4)], "human") for n in notes] + [mark(n, CODES[0], [Span(0, 19)], "human", "sentence") for n in notes]
-    model = [mark(notes[0], CODES[0], [Span(0, 4)], "m"), mark(notes[1], CODES[0], [Span(9, 18)], "m"), mark(notes[2], CODES[0], [Span(0, 19)], "m")]
+    human = [mark(n, CODES[0], [Span(0, 4)], "human") for n in notes] + [
+        mark(n, CODES[0], [Span(0, 19)], "human", "sentence") for n in notes
+    ]
+    model = [
+        mark(notes[0], CODES[0], [Span(0, 4)], "m"),
+        mark(notes[1], CODES[0], [Span(9, 18)], "m"),
+        mark(notes[2], CODES[0], [Span(0, 19)], "m"),
+    ]
     sources = {"human": human, "m": model}
-    assert [n.id for n in worst(notes, sources, 2, "mention")] == ["n1", "n2"] and [n.id for n in worst(notes, sources, 1, "sentence")] == ["n0"]
+    assert [n.id for n in worst(notes, sources, 2, "mention")] == ["n1", "n2"] and [
+        n.id for n in worst(notes, sources, 1, "sentence")
+    ] == ["n0"]
     entries = [json.loads(unescape(e)) for e in re.findall(r'data-entry="(.*?)"', page(notes, sources))]
     assert [e["far"]["m"]["mention"][0] for e in entries] == [0, 1, pytest.approx(1 - 8 / 23, abs=1e-3)]
 
@@ -280,7 +333,9 @@ def test_nothing_can_be_loaded(seed):
     html = page(notes, sources, title="<script src=x>")
     for tag, attrs in Reader(html).tags:
         assert tag not in ("link", "img", "iframe", "object", "embed", "base", "a")
-        assert not {"src", "href", "action", "srcset", "style", "formaction"} & set(attrs) and not [a for a in attrs if a.startswith("on")]
+        assert not {"src", "href", "action", "srcset", "style", "formaction"} & set(attrs) and not [
+            a for a in attrs if a.startswith("on")
+        ]
     assert not re.search(r"url\(|@import|https?:|fetch\(|XMLHttp|WebSocket|import\(", html)
     assert [t for t, _ in Reader(html).tags].count("script") == 1
     assert "default-src 'none'" in html
@@ -290,7 +345,7 @@ def test_names_are_escaped_everywhere():
     note = Note('"><i>', "text", corpus="<u>", language='"><s>')
     html = page([note], {'<b class="x">': [mark(note, CODES[0], [Span(0, 4)], "x")]}, title="</title><em>")
     tags = [tag for tag, _ in Reader(html).tags]
-    assert not {"i", "u", "s"} & set(tags) and "<b class=\"x\">" not in html and "<em>" not in html.split("<body>")[0]
+    assert not {"i", "u", "s"} & set(tags) and '<b class="x">' not in html and "<em>" not in html.split("<body>")[0]
 
 
 def test_every_rule_of_the_style_stays_inside_the_panel():
@@ -310,7 +365,9 @@ def test_a_restricted_note_carries_a_warning_and_its_file_is_private(tmp_path):
     free = write_page(tmp_path / "free.html", [note], sources)
     closed = write_page(tmp_path / "deep" / "closed.html", [note, secret], sources)
     assert closed.stat().st_mode & 0o777 == 0o600 != free.stat().st_mode & 0o777
-    assert f"This page {LICENCE}" in closed.read_text(encoding="utf-8") and LICENCE not in free.read_text(encoding="utf-8")
+    assert f"This page {LICENCE}" in closed.read_text(encoding="utf-8") and LICENCE not in free.read_text(
+        encoding="utf-8"
+    )
     assert f"This output {LICENCE}" in show(secret, sources).data and LICENCE not in show(note, sources).data
 
 
@@ -357,10 +414,24 @@ def test_a_browser_shows_the_note_that_the_address_names_without_any_network(tmp
     one = Note("first", "T2DM 🙂, on metformin.")
     two = Note("second", "</template></script><img src=x onerror=alert(1)>\r\nHTN 🙂 é & more")
     spans = [Span(two.text.index("HTN"), two.text.index("HTN") + 5)]
-    sources = {"human": [mark(one, CODES[0], [Span(0, 4)], "human"), mark(two, CODES[2], spans, "human")], "mention": []}
+    sources = {
+        "human": [mark(one, CODES[0], [Span(0, 4)], "human"), mark(two, CODES[2], spans, "human")],
+        "mention": [],
+    }
     path = write_page(tmp_path / "page.html", [one, two], sources)
-    for address, note, code, marked in [("", one, "E11.22", "T2DM"), ("#2", two, "I10", "HTN 🙂"), ("#junk", one, "E11.22", "T2DM")]:
-        command = [CHROMIUM, *QUIET.split(), "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", path.as_uri() + address]
+    for address, note, code, marked in [
+        ("", one, "E11.22", "T2DM"),
+        ("#2", two, "I10", "HTN 🙂"),
+        ("#junk", one, "E11.22", "T2DM"),
+    ]:
+        command = [
+            CHROMIUM,
+            *QUIET.split(),
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--dump-dom",
+            path.as_uri() + address,
+        ]
         dom = subprocess.run(command, capture_output=True, timeout=120, check=True).stdout.decode()
         stage = re.search(r"<main.*?>(.*?)</main>", dom, re.DOTALL)[1]
         assert f'value="{code}"' in stage and re.search(f"<mark[^>]*>{marked}</mark>", stage)
@@ -370,7 +441,12 @@ def test_a_browser_shows_the_note_that_the_address_names_without_any_network(tmp
 
 def test_marks_are_nested_deepest_first():
     html = marked_text("abcdef", strokes({(0, "mention"): [Span(0, 4)], (1, "mention"): [Span(2, 6)]}), ["A", "B"])
-    assert re.findall(r'class="(.*?)"', html) == ["c0 l0 mention s", "c1 l1 mention s", "c0 l0 mention", "c1 l1 mention"]
+    assert re.findall(r'class="(.*?)"', html) == [
+        "c0 l0 mention s",
+        "c1 l1 mention s",
+        "c0 l0 mention",
+        "c1 l1 mention",
+    ]
     assert 'title="B and A"' in html
 
 
@@ -389,9 +465,19 @@ def opened(browser, tmp_path):
     texts = ["T2DM 🙂 on metformin.", "T2DM here. HTN there.", "HTN, and T2DM."]
     notes = [Note(f"note {i}", t) for i, t in enumerate(texts)]
     at = lambda n, quote: [Span(n.text.index(quote), n.text.index(quote) + len(quote))]  # noqa: E731
-    human = [mark(n, CODES[0], at(n, "T2DM"), "human") for n in notes] + [mark(n, CODES[0], [Span(0, len(n))], "human", "sentence") for n in notes] + [mark(notes[2], CODES[2], at(notes[2], "HTN"), "human")]
-    mention = [mark(notes[0], CODES[0], at(notes[0], "T2DM 🙂"), "mention"), mark(notes[1], CODES[0], at(notes[1], "there"), "mention"), mark(notes[2], CODES[0], at(notes[2], "T2DM"), "mention")]
-    soft = [Explanation(n.id, CODES[0], words(n.text), np.linspace(1, 0.1, len(words(n.text))), "attention") for n in notes]
+    human = (
+        [mark(n, CODES[0], at(n, "T2DM"), "human") for n in notes]
+        + [mark(n, CODES[0], [Span(0, len(n))], "human", "sentence") for n in notes]
+        + [mark(notes[2], CODES[2], at(notes[2], "HTN"), "human")]
+    )
+    mention = [
+        mark(notes[0], CODES[0], at(notes[0], "T2DM 🙂"), "mention"),
+        mark(notes[1], CODES[0], at(notes[1], "there"), "mention"),
+        mark(notes[2], CODES[0], at(notes[2], "T2DM"), "mention"),
+    ]
+    soft = [
+        Explanation(n.id, CODES[0], words(n.text), np.linspace(1, 0.1, len(words(n.text))), "attention") for n in notes
+    ]
     browser.complaints.clear()
     browser.call("Page.navigate", url="about:blank")
     browser.open(write_page(tmp_path / "page.html", notes, {"human": human, "mention": mention, "attention": soft}))
@@ -399,12 +485,16 @@ def opened(browser, tmp_path):
 
 
 def shown(browser):
-    return browser("document.querySelector('main h2').firstChild.textContent.trim()"), browser("document.querySelector('nav output').textContent")
+    return browser("document.querySelector('main h2').firstChild.textContent.trim()"), browser(
+        "document.querySelector('nav output').textContent"
+    )
 
 
 def visible(browser, selector):
     "The texts of what a selector finds and a reader sees"
-    return browser(f"[...document.querySelectorAll({json.dumps(selector)})].filter(e => e.offsetParent).map(e => e.textContent)")
+    return browser(
+        f"[...document.querySelectorAll({json.dumps(selector)})].filter(e => e.offsetParent).map(e => e.textContent)"
+    )
 
 
 def test_keys_turn_the_notes_and_walk_from_place_to_place(opened):
@@ -414,10 +504,17 @@ def test_keys_turn_the_notes_and_walk_from_place_to_place(opened):
     opened.press("p", "ArrowLeft", "p")
     assert shown(opened) == ("note 0", "Note 1 of 3")
     opened.press("j", "j", "j", "k", "k", "j", "j")
-    focused = opened("[document.activeElement.tagName, document.activeElement.textContent, document.activeElement.title, getComputedStyle(document.activeElement).outlineStyle]")
+    focused = opened(
+        (
+            "[document.activeElement.tagName, document.activeElement.textContent, "
+            "document.activeElement.title, getComputedStyle(document.activeElement).outlineStyle]"
+        )
+    )
     assert focused == ["MARK", "T2DM", "E11.22", "solid"]  # its first segment: human ends there
     opened.press("j")
-    assert opened("document.activeElement.title").startswith("E11.22 scored") and opened("getComputedStyle(document.activeElement, '::after').content").startswith('"E11.22 scored')
+    assert opened("document.activeElement.title").startswith("E11.22 scored") and opened(
+        "getComputedStyle(document.activeElement, '::after').content"
+    ).startswith('"E11.22 scored')
     assert opened.complaints == []
 
 
@@ -425,38 +522,87 @@ def test_tab_reaches_every_control(opened):
     reached = set()
     for _ in range(25):
         opened.press("Tab")
-        reached.add(opened("document.activeElement.name || document.activeElement.className || document.activeElement.closest('nav, .list, li')?.tagName || document.activeElement.tagName"))
+        reached.add(
+            opened(
+                (
+                    "document.activeElement.name || document.activeElement.className || "
+                    "document.activeElement.closest('nav, .list, li')?.tagName || "
+                    "document.activeElement.tagName"
+                )
+            )
+        )
     assert {"code", "level", "mode"} <= reached
-    focusable = opened("[...document.querySelectorAll('button, select, input, summary')].filter(e => e.offsetParent && !e.disabled && e.tabIndex < 0).length")
+    focusable = opened(
+        (
+            "[...document.querySelectorAll('button, select, input, summary')].filter(e => "
+            "e.offsetParent && !e.disabled && e.tabIndex < 0).length"
+        )
+    )
     assert focusable == 0
 
 
 def test_a_choice_changes_marks_and_words_and_stays_with_the_next_note(opened):
     border = "getComputedStyle(document.querySelector('main .graded mark.sentence')).borderBottomColor"
-    assert visible(opened, "main section.first .say") == ["1 place, 20 charactersReference for the others"] and opened(border) != "rgba(0, 0, 0, 0)"
+    assert (
+        visible(opened, "main section.first .say") == ["1 place, 20 charactersReference for the others"]
+        and opened(border) != "rgba(0, 0, 0, 0)"
+    )
     opened("document.querySelector('main .v-mention').click()")
     opened("document.querySelector('main .k0').click()")
-    assert visible(opened, "main section.first .say") == ["1 place, 4 charactersReference for the others"] and opened(border) == "rgba(0, 0, 0, 0)"
-    assert opened("getComputedStyle(document.querySelector('main .s0_5')).backgroundColor") != opened("getComputedStyle(document.querySelector('main .s0_1')).backgroundColor")
+    assert (
+        visible(opened, "main section.first .say") == ["1 place, 4 charactersReference for the others"]
+        and opened(border) == "rgba(0, 0, 0, 0)"
+    )
+    assert opened("getComputedStyle(document.querySelector('main .s0_5')).backgroundColor") != opened(
+        "getComputedStyle(document.querySelector('main .s0_1')).backgroundColor"
+    )
     opened("document.querySelector('main .agree').click()")
-    lines = [opened(f"getComputedStyle(document.querySelector('main section[data-source=mention] .{kind}0m')).textDecorationStyle") for kind in "yp"]
-    assert lines == ["solid", "wavy"] and opened("getComputedStyle(document.querySelector('main section[data-source=mention] mark')).borderBottomColor") == "rgba(0, 0, 0, 0)"
+    lines = [
+        opened(
+            (
+                f"getComputedStyle(document.querySelector('main section[data-source=mention] "
+                f".{kind}0m')).textDecorationStyle"
+            )
+        )
+        for kind in "yp"
+    ]
+    assert (
+        lines == ["solid", "wavy"]
+        and opened(
+            "getComputedStyle(document.querySelector('main section[data-source=mention] mark')).borderBottomColor"
+        )
+        == "rgba(0, 0, 0, 0)"
+    )
     opened.press("n")
-    assert shown(opened)[0] == "note 1" and opened("['code', 'level', 'mode'].map(n => document.querySelector(`main input[name=${n}]:checked`).value)") == ["E11.22", "v-mention", "agree"]
-    assert opened("getComputedStyle(document.querySelector('main section[data-source=mention] .q0m')).borderTopStyle") == "dashed"
+    assert shown(opened)[0] == "note 1" and opened(
+        "['code', 'level', 'mode'].map(n => document.querySelector(`main input[name=${n}]:checked`).value)"
+    ) == ["E11.22", "v-mention", "agree"]
+    assert (
+        opened("getComputedStyle(document.querySelector('main section[data-source=mention] .q0m')).borderTopStyle")
+        == "dashed"
+    )
     opened.press("Escape")
     assert opened("document.querySelector('main input[name=code]:checked').value") == "" and opened.complaints == []
 
 
 def test_the_list_is_narrowed_to_a_code_and_a_source_and_put_with_the_worst_first(opened):
-    pick = lambda what, value: opened(f"(() => {{ const s = document.querySelectorAll('.list select')[{what}]; s.value = {json.dumps(value)}; s.onchange() }})()")  # noqa: E731
+    pick = lambda what, value: opened(
+        (
+            f"(() => "
+            f"{{ const s = document.querySelectorAll('.list select')[{what}]; "
+            f"s.value = {json.dumps(value)}; s.onchange() }})()"
+        )
+    )  # noqa: E731
     opened("document.querySelector('.list [type=checkbox]').click()")
     pick(1, "mention")
     opened("document.querySelector('main .v-mention').click()")
     assert [t.split(" disagreement")[0] for t in visible(opened, ".list li")] == ["note 1", "note 2", "note 0"]
     assert visible(opened, "main section h3") == ["human", "mention"]
     pick(0, "I10")
-    assert visible(opened, ".list li") == ["note 2 disagreement 1.00"] and opened("document.querySelector('main input[name=code]:checked').value") == "I10"
+    assert (
+        visible(opened, ".list li") == ["note 2 disagreement 1.00"]
+        and opened("document.querySelector('main input[name=code]:checked').value") == "I10"
+    )
     opened.press("n", "p")
     assert shown(opened) == ("note 2", "Note 1 of 1") and opened.complaints == []
 
@@ -465,7 +611,14 @@ def test_the_page_of_hundreds_of_notes_opens_and_turns_at_once(browser, tmp_path
     rng = np.random.default_rng(0)
     text = " ".join(rng.choice(["patient", "with", "sepsis", "on", "day", "three"], size=400))
     notes = [Note(f"n{i}", text) for i in range(300)]
-    sources = {s: [Rationale(n.id, c, [Span(i * 7 + k, i * 7 + k + 20)], s) for i, n in enumerate(notes) for k, c in enumerate(CODES)] for s in "abcd"}
+    sources = {
+        s: [
+            Rationale(n.id, c, [Span(i * 7 + k, i * 7 + k + 20)], s)
+            for i, n in enumerate(notes)
+            for k, c in enumerate(CODES)
+        ]
+        for s in "abcd"
+    }
     browser.open(write_page(tmp_path / "page.html", notes, sources))
     assert shown(browser) == ("n0", "Note 1 of 300") and browser("document.querySelectorAll('main mark').length") < 200
     browser.press(*"nnnn")

@@ -42,7 +42,9 @@ def test_every_code_is_answered_at_three_levels_and_every_span_is_whole_words(so
         text = TEXT[r.note_id]
         for s in r.spans:
             assert s.end <= len(text) and text[s.start : s.end].strip() == text[s.start : s.end]
-            assert not re.match(r"\w\w", text[max(0, s.start - 1) : s.start + 1] if s.start else "") and not re.match(r"\w\w", text[s.end - 1 : s.end + 1])
+            assert not re.match(r"\w\w", text[max(0, s.start - 1) : s.start + 1] if s.start else "") and not re.match(
+                r"\w\w", text[s.end - 1 : s.end + 1]
+            )
             assert r.level == "sentence" or (text[s.start] not in ".,;:-)" and text[s.end - 1] not in ".,;:-(")
 
 
@@ -62,18 +64,25 @@ def test_the_adjudicator_chose_among_what_the_passes_had_marked():
 
 
 def test_what_both_passes_had_marked_stands():
-    first, second, gold = ({(r.note_id, r.code, r.level): characters(r) for r in ALL[s]} for s in ("first", "second", "adjudicated"))
+    first, second, gold = (
+        {(r.note_id, r.code, r.level): characters(r) for r in ALL[s]} for s in ("first", "second", "adjudicated")
+    )
     spans = {k: set(r.spans) for r in passes() if r.source == "second" for k in [(r.note_id, r.code, r.level)]}
     for r in ALL["first"]:
         for s in spans[r.note_id, r.code, r.level] & set(r.spans) if r.level != "sentence" else ():
-            assert set(range(s.start, s.end)) - {i for i in range(s.start, s.end) if TEXT[r.note_id][i].isspace()} <= gold[r.note_id, r.code, r.level]
+            assert (
+                set(range(s.start, s.end)) - {i for i in range(s.start, s.end) if TEXT[r.note_id][i].isspace()}
+                <= gold[r.note_id, r.code, r.level]
+            )
 
 
 def test_difficult_cases_are_there_on_purpose():
     gold = {(r.note_id, r.code, r.level): r for r in CORPUS.gold}
     keys = {k[:2] for k in gold}
     assert sum(not gold[k + ("sentence",)].spans for k in keys) >= 10, "codes without evidence"
-    assert sum(not gold[k + ("mention",)].spans and bool(gold[k + ("sentence",)].spans) for k in keys) >= 20, "implicit evidence"
+    assert sum(not gold[k + ("mention",)].spans and bool(gold[k + ("sentence",)].spans) for k in keys) >= 20, (
+        "implicit evidence"
+    )
     kinds = [t.kind for t in traps()]
     for kind in ("negated", "family", "ruled_out", "historical", "hypothetical", "other_person"):
         assert kinds.count(kind) >= 6, kind
