@@ -22,14 +22,16 @@ def _known(value:str) -> str|None:
     "The value with its dot if the tabular list has it, with or without its placeholder X"
     bare = value.strip().upper().replace('.', '')
     for v in (bare, bare.rstrip('X')):
-        if len(v) >= 3 and tabular.is_valid_item(v) and tabular.is_category_or_subcategory(v): return v if len(v) == 3 else v[:3]+'.'+v[3:]
+        if len(v) >= 3 and tabular.is_valid_item(v) and tabular.is_category_or_subcategory(v):
+            return v if len(v) == 3 else f'{v[:3]}.{v[3:]}'
 
 # %% ../nbs/20_codes.ipynb #77a22b1c
 def _hint(value:str) -> str:
     "What the writer may have meant"
     bare = value.strip().upper().replace('.', '')
     for n in range(len(bare)-1, 2, -1):
-        if near := _known(bare[:n]): return f"the nearest that exists is {near} ({description(Code('icd10cm', near))})"
+        near = _known(bare[:n])
+        if near: return f"the nearest that exists is {near} ({description(Code('icd10cm', near))})"
     near = get_close_matches(bare[:3], [c for c in _categories() if c[0] == bare[:1]], n=1)
     return f"did you mean {near[0]}?" if near else "it starts with a letter and a digit, e.g. E11.9"
 
@@ -42,7 +44,8 @@ def icd(
 ) -> Code:                    # with its dot
     "The code that `value` spells"
     if system != 'icd10cm': return Code(system, value.strip().upper())
-    if (known := _known(value)) is None: raise UnknownCode(f"{value!r} is not in ICD-10-CM; {_hint(value)}")
+    known = _known(value)
+    if known is None: raise UnknownCode(f"{value!r} is not in ICD-10-CM; {_hint(value)}")
     return Code(system, known)
 
 # %% ../nbs/20_codes.ipynb #8fa1624f
@@ -52,8 +55,9 @@ def description(code:Code) -> str:
 
 def _entry(code:Code) -> str:
     "The code's key in the tabular list"
-    if code.system != 'icd10cm' or (v := _known(code.value)) is None: raise UnknownCode(f"{code.system} {code.value!r} is not in ICD-10-CM")
-    return v
+    value = _known(code.value) if code.system == 'icd10cm' else None
+    if value is None: raise UnknownCode(f"{code.system} {code.value!r} is not in ICD-10-CM")
+    return value
 
 # %% ../nbs/20_codes.ipynb #abb9dc19
 def parent(code:Code) -> Code|None:
@@ -63,8 +67,8 @@ def parent(code:Code) -> Code|None:
 
 def category(code:Code) -> Code:
     "The three-character category above the code"
-    if code.system == 'icd10cm' and not listed(code): return Code(code.system, _entry(Code(code.system, code.value[:3])))
-    return Code(code.system, code.value[:3])
+    above = Code(code.system, code.value[:3])
+    return above if listed(code) else Code(code.system, _entry(above))
 
 def chapter(code:Code) -> str:
     "The chapter's number, '1' to '22'"

@@ -21,6 +21,7 @@ def resource(
     root = Path(str(files('icdrat')/'assets'))
     path = root/name
     if not path.exists():
-        there = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else sorted(p.name for p in root.iterdir())
+        folder = path.parent if path.parent.is_dir() else root
+        there = sorted(p.name for p in folder.iterdir())
         raise NoResource(f"{name}: the package holds no such file; there are {', '.join(there)}")
     return path

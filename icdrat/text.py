@@ -17,15 +17,21 @@ from jaxtyping import Bool, Int
 from .types import BadInput, Code, Note, Rationale, Span, check_inside
 
 # %% ../nbs/30_text.ipynb #a991b47f
-_KINDS = np.zeros(0x110000, np.uint8)  # 0 white space, 1 underscore, 2 letter or digit, 3 anything else; filled as characters are met
+# for every code point: 0 white space, 1 underscore, 2 letter or digit, 3 anything else; filled as characters are met
+_KINDS = np.zeros(0x110000, np.uint8)
 _MET   = np.zeros(0x110000, bool)
+
+def _kind(c:str) -> int:
+    "The kind of one character"
+    if c.isspace(): return 0
+    if c == '_': return 1
+    return 2 if c.isalnum() else 3
 
 def _kinds(text:str) -> Int[np.ndarray, "chars"]:
     "The kind of every character"
     points = np.frombuffer(text.encode('utf-32-le', 'surrogatepass'), np.uint32)
     if not (met := _MET[points]).all():
-        for p in set(points[~met].tolist()):
-            _KINDS[p],_MET[p] = 0 if (c := chr(p)).isspace() else 1 if c == '_' else 2 if c.isalnum() else 3, True
+        for p in set(points[~met].tolist()): _KINDS[p],_MET[p] = _kind(chr(p)),True
     return _KINDS[points]
 
 def words(
@@ -34,7 +40,8 @@ def words(
     "Where the words of a text are"
     kind = np.concatenate([[0], _kinds(text), [0]])
     letter,single = (kind == 1) | (kind == 2), kind[1:-1] == 3
-    start,end = single | letter[1:-1] & ~letter[:-2], single | letter[1:-1] & ~letter[2:]
+    start = single | letter[1:-1] & ~letter[:-2]
+    end   = single | letter[1:-1] & ~letter[2:]
     return np.stack([np.flatnonzero(start), np.flatnonzero(end)+1], axis=1)
 
 def slices(
@@ -84,9 +91,16 @@ def char_mask(
 
 # %% ../nbs/30_text.ipynb #3617eccd
 _STOP = re.compile(r'[.!?]+["”’)\]]*(?=\s+["“(¿¡]*(\w))')
-_SHORT = re.compile(r'(?:\b(?:drs?|mrs?|ms|sra?|st|vs|approx|no|fig|e\.g|i\.e|a\.m|p\.m|(?-i:[A-Z]))|(?:^|\n)[ \t]*\d+)\.$', re.I)
+_ABBREVIATIONS = r'drs?|mrs?|ms|sra?|st|vs|approx|no|fig|e\.g|i\.e|a\.m|p\.m'
+_SHORT = re.compile(rf'(?:\b(?:{_ABBREVIATIONS}|(?-i:[A-Z]))|(?:^|\n)[ \t]*\d+)\.$', re.I)
 _ITEM = re.compile(r'\s*(?:$|[-*•#>=+]|\d+[.)]\s|[A-Z][\w /&()-]{0,40}:)')
 WRAPPED = 50 # characters of a line that may go on in the next
+
+def _stops(text:str) -> Iterable[int]:
+    "Where a full stop ends a sentence"
+    for m in _STOP.finditer(text):
+        before = text[max(0, m.start()-12):m.end()]
+        if not m[1].islower() and not _SHORT.search(before): yield m.end()
 
 def _line_ends(text:str) -> Iterable[int]:
     "Where a line break ends a sentence"
@@ -99,8 +113,7 @@ def sentences(
     text:str,                          # one note
 ) -> Int[np.ndarray, "sentences 2"]:   # start and end of each, in characters, without white space around it
     "Where the sentences of a text are"
-    stops = (m.end() for m in _STOP.finditer(text) if not m[1].islower() and not _SHORT.search(text[max(0, m.start()-12):m.end()]))
-    borders = sorted({0, *stops, *_line_ends(text), len(text)})
+    borders = sorted({0, *_stops(text), *_line_ends(text), len(text)})
     stripped = [(e - len(text[s:e].lstrip()), s + len(text[s:e].rstrip())) for s,e in zip(borders, borders[1:])]
     return np.array([p for p in stripped if p[0] < p[1]], np.int64).reshape(-1, 2)
 

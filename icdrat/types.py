@@ -15,6 +15,8 @@ from typing import Protocol, Sequence, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int
 
+from .display import beginning, forget, highest, marked, quiet, recall, remember, shaded, titled
+
 # %% ../nbs/10_types.ipynb #26802b15
 class BadInput(ValueError): "Something a person can mend; the message says what, where and how, and never quotes a note"
 
@@ -41,11 +43,14 @@ class Code:
     system:str # one of `SYSTEMS`
     value:str  # with its dot, upper case
     def __post_init__(self):
-        if self.system not in SYSTEMS: raise UnknownSystem(f"{self.system!r} is not a code system; choose one of {', '.join(SYSTEMS)}")
+        if self.system not in SYSTEMS:
+            raise UnknownSystem(f"{self.system!r} is not a code system; choose one of {', '.join(SYSTEMS)}")
         if not self.value: raise BadInput("a code cannot be empty")
     def __str__(self): return self.value
 
 # %% ../nbs/10_types.ipynb #c70abeeb
+def _many(n:int, thing:str) -> str: return f"{n:,} {thing}{'s'*(n != 1)}"
+
 @dataclass(frozen=True, slots=True)
 class Note:
     "One clinical text, never changed after loading"
@@ -54,8 +59,17 @@ class Note:
     corpus:str = ''                    # where it comes from
     language:str = 'en'                # ISO 639-1
     restricted:bool = False            # True: the text may not leave this machine
+    def __post_init__(self):
+        if self.restricted: forget(self.id)
+        else: remember(self.id, self.text)
     def __len__(self): return len(self.text)
-    def __repr__(self): return f"Note({self.id!r}, {len(self.text)} characters, {self.corpus or 'no corpus'}{', restricted' if self.restricted else ''})"
+    def __repr__(self):
+        about = f"{len(self.text)} characters, {self.corpus or 'no corpus'}"
+        return f"Note({self.id!r}, {about}{', restricted' if self.restricted else ''})"
+    def _repr_html_(self):
+        about = ', '.join(filter(None, [self.corpus, self.language, _many(len(self), 'character')]))
+        hidden = quiet("restricted: the text is not shown")
+        return titled(self.id, about, hidden if self.restricted else beginning(self.text))
 
 # %% ../nbs/10_types.ipynb #ccfd7f6b
 LEVELS = ('mention', 'context', 'sentence')
@@ -72,11 +86,21 @@ class Rationale:
     source:str               # the method or annotator
     level:str = 'mention'    # one of `LEVELS`
     def __post_init__(self):
-        if self.level not in LEVELS: raise BadInput(f"{self.note_id}, {self.code}: level {self.level!r} is not one of {', '.join(LEVELS)}")
+        where = f"{self.note_id}, {self.code}"
+        if self.level not in LEVELS: raise BadInput(f"{where}: level {self.level!r} is not one of {', '.join(LEVELS)}")
         object.__setattr__(self, 'spans', tuple(self.spans))
         for a,b in zip(self.spans, self.spans[1:]):
-            if b.start < a.end: raise UnsortedSpans(f"{self.note_id}, {self.code}: span [{b.start}, {b.end}) does not come after [{a.start}, {a.end}); sort and merge them")
+            if b.start < a.end:
+                raise UnsortedSpans(
+                    f"{where}: span [{b.start}, {b.end}) does not come after [{a.start}, {a.end}); sort and merge them")
     def __len__(self): return len(self.spans)
+    def _size(self): return f"{_many(len(self), 'span')}, {_many(sum(map(len, self.spans)), 'character')}"
+    def __repr__(self): return f"Rationale({self.note_id!r}, {self.code}, {self._size()}, {self.source}, {self.level})"
+    def _repr_html_(self):
+        places = [(s.start, s.end) for s in self.spans]
+        text = recall(self.note_id, places[-1][1]) if places else None
+        about = f"{self.note_id}, {self.source}, {self.level}, {self._size()}"
+        return titled(str(self.code), about, marked(text, places))
 
 # %% ../nbs/10_types.ipynb #8e899a41
 class BadExplanation(BadInput): "An explanation has one finite score per word"
@@ -91,10 +115,19 @@ class Explanation:
     method:str
     seconds:float = 0.                  # what it cost to make
     def __post_init__(self):
-        where = f"{self.note_id}, {self.code}, {self.method}"
-        if len(self.offsets) != len(self.scores): raise BadExplanation(f"{where}: {len(self.offsets)} words but {len(self.scores)} scores")
+        where,n_words,n_scores = f"{self.note_id}, {self.code}, {self.method}", len(self.offsets), len(self.scores)
+        if n_words != n_scores: raise BadExplanation(f"{where}: {n_words} words but {n_scores} scores")
         if not np.isfinite(self.scores).all(): raise BadExplanation(f"{where}: a score is not a finite number")
     def __len__(self): return len(self.scores)
+    def __repr__(self):
+        top = [(*self.offsets[i], self.scores[i]) for i in highest(self.scores)]
+        words = _many(len(self), 'word') + ', highest '*bool(top) + ', '.join(f"[{a}, {b}) {s:.3g}" for a,b,s in top)
+        return f"Explanation({self.note_id!r}, {self.code}, {self.method}, {words})"
+    def _repr_html_(self):
+        offsets,scores = np.asarray(self.offsets).tolist(), np.asarray(self.scores).tolist()
+        text = recall(self.note_id, max((end for _,end in offsets), default=0))
+        about = f"{self.note_id}, {self.method}, {_many(len(self), 'word')}"
+        return titled(str(self.code), about, shaded(text, offsets, scores))
 
 # %% ../nbs/10_types.ipynb #20ef7b4c
 class SpanOutsideNote(BadInput): "A span or a word ends after its note does"
@@ -105,9 +138,16 @@ def check_inside(
 ) -> Rationale|Explanation:       # the same answer
     "Refuse an answer that points past the end of its note"
     if not len(answer): return answer
-    if isinstance(answer, Rationale): last = answer.spans[-1]; end,what = last.end, f": span [{last.start}, {last.end}) ends"
-    else: end = answer.offsets.max(); what = f", {answer.method}: a word ends at {end},"
-    if end > len(note): raise SpanOutsideNote(f"{note.id}, {answer.code}{what} after the note's {len(note)} characters; were offsets counted in bytes, or on another edition of the text?")
+    if isinstance(answer, Rationale):
+        last = answer.spans[-1]
+        end,what = last.end, f": span [{last.start}, {last.end}) ends"
+    else:
+        end = answer.offsets.max()
+        what = f", {answer.method}: a word ends at {end},"
+    if end > len(note):
+        raise SpanOutsideNote(
+            f"{note.id}, {answer.code}{what} after the note's {len(note)} characters; "
+            "were offsets counted in bytes, or on another edition of the text?")
     return answer
 
 # %% ../nbs/10_types.ipynb #d3145f89
@@ -150,7 +190,9 @@ class Score:
     method:str
     def __post_init__(self):
         low,high = card(self.metric).bounds
-        if not low-1e-9 <= self.value <= high+1e-9: raise ScoreOutOfBounds(f"{self.note_id}, {self.code}, {self.method}: {self.metric} is {self.value}, outside [{low}, {high}]")
+        if not low-1e-9 <= self.value <= high+1e-9:
+            where = f"{self.note_id}, {self.code}, {self.method}"
+            raise ScoreOutOfBounds(f"{where}: {self.metric} is {self.value}, outside [{low}, {high}]")
 
 # %% ../nbs/10_types.ipynb #4d866ff4
 OPERATORS = ('mask', 'delete')
@@ -177,5 +219,8 @@ def column(
     code:Code,   # the code asked for
 ) -> int:        # its column, from 0
     "Which column of the coder's answer belongs to `code`"
-    if code not in coder.codes: raise CodeNotInVocabulary(f"{code}: the coder knows {len(coder.codes)} codes and this is not one of them; was it trained at another level?")
+    if code not in coder.codes:
+        raise CodeNotInVocabulary(
+            f"{code}: the coder knows {len(coder.codes)} codes and this is not one of them; "
+            "was it trained at another level?")
     return coder.codes.index(code)

@@ -12,20 +12,26 @@ import pytest
 
 from icdrat.codes import descendants, icd
 from icdrat.data.synth import (
+    APART,
     ASIDES,
+    COLUMNS,
     COMPANIONS,
     CONDITIONS,
     FEWEST_CODES,
     PLACES,
     RANKING,
     ROLES,
+    TABLES,
+    BadTable,
     CodesOutOfRange,
     NoNotes,
     SeedOutOfRange,
     _apart,
     compose,
+    conditions,
     forms,
     synthesise,
+    table,
 )
 
 NOTES = 150
@@ -61,13 +67,56 @@ def test_no_form_belongs_to_two_codes(known):
 def test_the_tables_name_only_codes_that_there_are():
     assert sorted(RANKING) == sorted(CONDITIONS)
     assert all(c.kind in PLACES and c.names for c in CONDITIONS.values())
-    assert {v for line in ASIDES.strip().splitlines() for v in line.split("|")[1].split()} <= set(CONDITIONS)
+    assert {c.code.value for asides in ASIDES.values() for c, _ in asides} <= set(CONDITIONS)
+    assert all(any(v.startswith(beginning) for v in CONDITIONS) for pair in APART for beginning in pair)
     assert {v for first, rest in COMPANIONS.items() for v in [first, *rest]} <= set(CONDITIONS)
     assert not [
         v
         for v, c in CONDITIONS.items()
         if c.kind in ("sequel", "status", "cause") and not any(v in rest for rest in COMPANIONS.values())
     ]
+
+
+@pytest.mark.parametrize(
+    "old, new, said",
+    [
+        ("code     | rank", "code     | rang", "line 5: the first line names the columns"),
+        ("A41.9 ", "A41.99", "line 7: 'A41.99' is not in ICD-10-CM"),
+        ("| acute ", "| acut ", "line 7: kind 'acut'"),
+        ("| acute   |     |", "| acute   | X   |", "line 7: sex 'X'"),
+        ("| 23 ", "| 2x ", "line 7: rank '2x'"),
+        ("| 23 ", "| 61 ", "line 8: rank 61 belongs to A41.9"),
+        ("| 23 ", "| 81 ", "A41.9 has rank 81 of 80"),
+        ("A04.72", "A41.9", "line 8: A41.9 stands in the table already"),
+        (" | sepsis", " | | sepsis", "line 7: 11 cells for 10 columns"),
+        ("sepsis; septicemia; septic picture", "", "line 7: a condition needs a name"),
+        ("{3.1..5.9}", "{3.1..5.9", "line 7: a brace without its partner"),
+        ("Vitals: T {", "T {", "line 7: sign 'T {101.8..103.4}, HR {112..134}'"),
+    ],
+)
+def test_a_wrong_line_of_the_table_is_refused_with_its_number(tmp_path, old, new, said):
+    text = (TABLES / "diseases.psv").read_text(encoding="utf-8")
+    assert old in text
+    (tmp_path / "wrong.psv").write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(BadTable, match=f"^wrong.psv.*{re.escape(said)}"):
+        conditions(tmp_path / "wrong.psv")
+
+
+def test_a_table_may_end_without_a_line_break_and_with_an_empty_cell(tmp_path):
+    (tmp_path / "t.psv").write_text("# a remark\na | b\n\n1 | {x|y} |z\n2 |", encoding="utf-8")
+    assert [row for _, row in table(tmp_path / "t.psv", "a b")] == [dict(a="1", b="{x|y} |z"), dict(a="2", b="")]
+
+
+def test_the_table_is_read_as_it_is_written():
+    rows = [row for _, row in table(TABLES / "diseases.psv", COLUMNS)]
+    assert [row["code"] for row in rows] == list(CONDITIONS)
+    assert all("; ".join(CONDITIONS[row["code"]].names) == row["names"] for row in rows)
+
+
+def test_the_notes_are_those_that_the_results_were_computed_on():
+    "Another word in a table is another corpus; whoever means that changes the digest too"
+    digest = hashlib.sha256("".join(compose(0, i).text for i in range(100)).encode()).hexdigest()
+    assert digest == "03810f695f45e985e43e35d11c5858e7439d46884e02d581a79c16d78e21d4f9"
 
 
 def test_the_text_at_each_span_is_a_form_of_its_code(notes, known):

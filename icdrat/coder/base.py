@@ -11,6 +11,7 @@ __all__ = ['PAD', 'UNKNOWN', 'MASK', 'ARCHITECTURES', 'read_words', 'RepeatedWor
 # %% ../../nbs/coder/10_base.ipynb #5a897766
 import importlib
 import json
+import math
 import pkgutil
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -46,7 +47,9 @@ class WordVocabulary:
     def __init__(self, words:Iterable[str]):
         self.words = tuple(words)
         self._number = {w:i for i,w in enumerate(self.words, MASK+1)}
-        if len(self._number) < len(self.words): raise RepeatedWord(f"{len(self.words)} words, {len(self._number)} of them different; list each once")
+        if len(self._number) < len(self.words):
+            raise RepeatedWord(
+                f"{len(self.words)} words, {len(self._number)} of them different; list each once")
         self.read = lru_cache(4096)(self._read)
     def __len__(self): return len(self.words) + MASK + 1
     def __repr__(self): return f"WordVocabulary({len(self.words)} words)"
@@ -73,11 +76,17 @@ def hide(
     mask:int = MASK,                     # the number of a word that may not be seen
 ) -> tuple[Int[np.ndarray, "left"], Int[np.ndarray, "left 2"]]: # numbers and places of what is left
     "The words of a text without those that `erased` touches"
-    if operator not in OPERATORS: raise UnknownOperator(f"{operator!r}: words are hidden by {' or '.join(OPERATORS)}")
+    if operator not in OPERATORS:
+        raise UnknownOperator(f"{operator!r}: words are hidden by {' or '.join(OPERATORS)}")
     if not len(erased): return ids, offsets
-    if (end := max(s.end for s in erased)) > len(text): raise SpanOutsideNote(f"an erased span ends at {end}, the text has {len(text)} characters; do the spans belong to this text?")
+    end = max(s.end for s in erased)
+    if end > len(text):
+        raise SpanOutsideNote(
+            f"an erased span ends at {end}, the text has {len(text)} characters; "
+            "do the spans belong to this text?")
     hidden = spans_to_mask(erased, offsets)
-    return (np.where(hidden, mask, ids), offsets) if operator == 'mask' else (ids[~hidden], offsets[~hidden])
+    if operator == 'mask': return np.where(hidden, mask, ids), offsets
+    return ids[~hidden], offsets[~hidden]
 
 # %% ../../nbs/coder/10_base.ipynb #fe11f252
 class EmptyVocabulary(BadInput): "No word of the training texts is frequent enough"
@@ -88,8 +97,11 @@ def word_vocabulary(
 ) -> WordVocabulary:      # sorted
     "The words that occur often enough"
     count = Counter(w for t in texts for w in read_words(t)[0])
-    if not (kept := sorted(w for w,n in count.items() if n >= min_count)):
-        raise EmptyVocabulary(f"none of {len(count)} words occurs {min_count} times or more; lower min_count or give more notes")
+    kept = sorted(w for w,n in count.items() if n >= min_count)
+    if not kept:
+        raise EmptyVocabulary(
+            f"none of {len(count)} words occurs {min_count} times or more; "
+            "lower min_count or give more notes")
     return WordVocabulary(kept)
 
 # %% ../../nbs/coder/10_base.ipynb #46b9cc79
@@ -98,12 +110,18 @@ def pad_batch(
     pad:int = PAD,                            # the number that fills up
     mask:int = MASK,                          # what a note without a word is read as
     multiple:int = 1,                         # the length of the table is a multiple of it
-) -> tuple[Int[torch.Tensor, "notes words"], Bool[torch.Tensor, "notes words"]]: # filled up, at least one word each; False on filling
+) -> tuple[
+    Int[torch.Tensor, "notes words"],         # filled up, at least one word each
+    Bool[torch.Tensor, "notes words"],        # False on filling
+]:
     "Notes of unequal length in one table, and where it is not filling"
     lengths = np.array([max(1, len(r)) for r in rows], dtype=int)
-    table = np.full((len(rows), -(-int(lengths.max(initial=1))//multiple)*multiple), pad)
+    longest = int(lengths.max(initial=1))
+    width = math.ceil(longest/multiple)*multiple
+    table = np.full((len(rows), width), pad)
     for i,row in enumerate(rows): table[i, :lengths[i]] = row if len(row) else mask
-    return torch.from_numpy(table), torch.from_numpy(np.arange(table.shape[1]) < lengths[:, None])
+    real = np.arange(width) < lengths[:, None]
+    return torch.from_numpy(table), torch.from_numpy(real)
 
 # %% ../../nbs/coder/10_base.ipynb #a10ee704
 def by_length(
@@ -150,23 +168,45 @@ def _file(folder, name):
     if not file.is_file(): raise NotACoder(f"{folder}: no {name}; was the folder copied completely?")
     return file
 
+def _read_json(file):
+    "What `config.json` holds, its fields of the right kind"
+    try: raw = json.loads(file.read_text(encoding='utf-8'))
+    except ValueError as e: raise BadConfig(f"{file}: not JSON ({e}); copy it again") from None
+    fields = dict(architecture=str, hyperparameters=dict, codes=list, threshold=(int, float, list))
+    wrong = [k for k,kind in fields.items() if not isinstance(raw, dict) or not isinstance(raw.get(k), kind)]
+    if wrong: raise BadConfig(f"{file}: {', '.join(wrong)} missing or of the wrong kind; save the coder again")
+    return raw
+
+# %% ../../nbs/coder/10_base.ipynb #c37c8d1c
+def _read_codes(file, raw):
+    "The codes of a config, which are different codes"
+    try: codes = [Code(**c) for c in raw]
+    except (TypeError, BadInput) as e:
+        raise BadConfig(f"{file}: a code is wrong ({e}); it needs a system and a value") from None
+    n_different = len(set(codes))
+    if not codes or n_different < len(codes):
+        raise BadConfig(f"{file}: {len(codes)} codes, {n_different} different; list each once, at least one")
+    return codes
+
+def _read_threshold(file, raw, n_codes):
+    "The threshold of a config: one number, or one for each code"
+    given = raw if isinstance(raw, list) else [raw]
+    if not all(isinstance(t, (int, float)) and 0 <= t <= 1 for t in given):
+        raise BadConfig(f"{file}: threshold {raw} is not in [0, 1]")
+    if not isinstance(raw, list): return float(raw)
+    if len(given) != n_codes:
+        raise BadConfig(f"{file}: {len(given)} thresholds for {n_codes} codes; give one number, or one for each code")
+    return raw
+
 def read_config(
     folder:str|Path,  # of a coder
 ) -> Config:          # checked
     "What a coder's folder says about itself"
     file = _file(folder, 'config.json')
-    try: raw = json.loads(file.read_text(encoding='utf-8'))
-    except ValueError as e: raise BadConfig(f"{file}: not JSON ({e}); copy it again") from None
-    fields = dict(architecture=str, hyperparameters=dict, codes=list, threshold=(int, float, list))
-    if wrong := [k for k,kind in fields.items() if not isinstance(raw, dict) or not isinstance(raw.get(k), kind)]:
-        raise BadConfig(f"{file}: {', '.join(wrong)} missing or of the wrong kind; save the coder again")
-    try: codes = [Code(**c) for c in raw['codes']]
-    except (TypeError, BadInput) as e: raise BadConfig(f"{file}: a code is wrong ({e}); it needs a system and a value") from None
-    if not codes or len(set(codes)) < len(codes): raise BadConfig(f"{file}: {len(codes)} codes, {len(set(codes))} different; list each once, at least one")
-    thresholds = raw['threshold'] if isinstance(raw['threshold'], list) else [raw['threshold']]
-    if not all(isinstance(t, (int, float)) and 0 <= t <= 1 for t in thresholds): raise BadConfig(f"{file}: threshold {raw['threshold']} is not in [0, 1]")
-    if isinstance(raw['threshold'], list) and len(thresholds) != len(codes): raise BadConfig(f"{file}: {len(thresholds)} thresholds for {len(codes)} codes; give one number, or one for each code")
-    return Config(raw['architecture'], raw['hyperparameters'], codes, raw['threshold'] if isinstance(raw['threshold'], list) else float(raw['threshold']))
+    raw = _read_json(file)
+    codes = _read_codes(file, raw['codes'])
+    threshold = _read_threshold(file, raw['threshold'], len(codes))
+    return Config(raw['architecture'], raw['hyperparameters'], codes, threshold)
 
 # %% ../../nbs/coder/10_base.ipynb #ae7596f0
 def write_vocabulary(folder:Path, vocabulary:WordVocabulary):
@@ -194,8 +234,11 @@ def read_weights(
     except SafetensorError: raise BadWeights(f"{file}: not a whole weight file; copy it again") from None
     shapes = lambda state: {k:(tuple(v.shape), v.dtype) for k,v in state.items()}
     there,needed = shapes(found), shapes(network.state_dict())
-    if differ := sorted(k for k in there.keys() | needed.keys() if there.get(k) != needed.get(k)):
-        raise BadWeights(f"{file}: {', '.join(differ)} do not fit config.json and vocabulary.txt; do the files belong to one coder?")
+    differ = sorted(k for k in there.keys() | needed.keys() if there.get(k) != needed.get(k))
+    if differ:
+        raise BadWeights(
+            f"{file}: {', '.join(differ)} do not fit config.json and vocabulary.txt; "
+            "do the files belong to one coder?")
     network.load_state_dict(found)
     return network
 
@@ -208,7 +251,8 @@ def architecture(
     "Register the function that loads coders of one architecture"
     def register(load):
         known = ARCHITECTURES.get(name, load)
-        if known.__qualname__ != load.__qualname__: raise ValueError(f"{name!r} is defined twice, by {known.__qualname__} and {load.__qualname__}")
+        if known.__qualname__ != load.__qualname__:
+            raise ValueError(f"{name!r} is defined twice, by {known.__qualname__} and {load.__qualname__}")
         ARCHITECTURES[name] = load
         return load
     return register
@@ -224,5 +268,8 @@ def load_coder(
     for module in pkgutil.iter_modules(importlib.import_module('icdrat.coder').__path__):
         if config.architecture in ARCHITECTURES: break
         importlib.import_module(f'icdrat.coder.{module.name}')
-    if config.architecture not in ARCHITECTURES: raise UnknownArchitecture(f"{folder}: architecture {config.architecture!r} is none of {', '.join(sorted(ARCHITECTURES))}; does another version of icdrat know it?")
+    if config.architecture not in ARCHITECTURES:
+        raise UnknownArchitecture(
+            f"{folder}: architecture {config.architecture!r} is none of {', '.join(sorted(ARCHITECTURES))}; "
+            "does another version of icdrat know it?")
     return ARCHITECTURES[config.architecture](Path(folder), config)

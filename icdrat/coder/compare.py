@@ -15,7 +15,9 @@ from jaxtyping import Bool, Float, Int
 
 from ..bootstrap import bootstrap_weights, percentile_interval
 from ..codes import chapter
-from .scores import NoNoteWithCodes, auc_draws, code_scores, edin_prf, metric_notes, mullenbach_prf, predictions, score_draws, weighted_counts
+from icdrat.coder.scores import (
+    NoNoteWithCodes, auc_draws, code_scores, edin_prf, metric_notes, mullenbach_prf, predictions, score_draws,
+    weighted_counts)
 from ..types import BadInput, Code
 
 # %% ../../nbs/coder/75_compare.ipynb #cdd97031
@@ -26,11 +28,17 @@ def imbalance(
     "How unequally the notes are spread over the codes"
     n = np.sort(truth.sum(0))
     m,total,seen = len(n), n.sum(), n[n > 0]
-    if not total: raise NoNoteWithCodes(f"none of {len(truth)} notes has one of the {m} codes; do the columns belong to this corpus?")
+    if not total:
+        raise NoNoteWithCodes(
+            f"none of {len(truth)} notes has one of the {m} codes; "
+            "do the columns belong to this corpus?")
     p = seen/total
-    return dict(notes=len(truth), codes=m, codes_without_notes=m-len(seen), codes_per_note=float(total/len(truth)),
-        commonest=int(n[-1]), rarest=int(seen[0]), ratio=float(n[-1]/seen[0]), share_of_rare_codes=float((n < few).mean()),
-        gini=float(((2*np.arange(1, m+1) - m - 1)*n).sum()/(m*total)), entropy=float(-(p*np.log(p)).sum()/np.log(max(m, 2))))
+    gini = ((2*np.arange(1, m+1) - m - 1)*n).sum()/(m*total)
+    entropy = -(p*np.log(p)).sum()/np.log(max(m, 2))
+    return dict(
+        notes=len(truth), codes=m, codes_without_notes=m-len(seen), codes_per_note=float(total/len(truth)),
+        commonest=int(n[-1]), rarest=int(seen[0]), ratio=float(n[-1]/seen[0]),
+        share_of_rare_codes=float((n < few).mean()), gini=float(gini), entropy=float(entropy))
 
 # %% ../../nbs/coder/75_compare.ipynb #0b9e282c
 BANDS = (10, 50, 100, 500) # the largest number of training notes in each band; one more band lies above
@@ -43,7 +51,10 @@ def bands(
 ) -> pd.Categorical:                      # of each code: '0', '1-10', …, '>500', in this order
     "The band of each code by its training notes"
     borders = [0, *ends]
-    if len(borders) < 2 or any(b <= a for a,b in zip(borders, borders[1:])): raise BadBands(f"borders {', '.join(map(str, ends)) or 'none'}: give whole numbers above 0 that increase, such as 10, 50, 100")
+    if len(borders) < 2 or any(b <= a for a,b in zip(borders, borders[1:])):
+        raise BadBands(
+            f"borders {', '.join(map(str, ends)) or 'none'}: "
+            "give whole numbers above 0 that increase, such as 10, 50, 100")
     names = ['0', *(f'{a+1}-{b}' for a,b in zip(borders, borders[1:])), f'>{borders[-1]}']
     return pd.Categorical.from_codes(np.searchsorted(borders, n_training), names, ordered=True)
 
@@ -52,8 +63,9 @@ def chapters(
     codes:Iterable[Code], # the columns of a table
 ) -> pd.Categorical:      # of each code: '1' to '22', or its system; in this order
     "The chapter of each code"
+    def place(name): return (0, int(name), '') if name.isdigit() else (1, 0, name)
     names = [chapter(c) if c.system == 'icd10cm' else c.system for c in codes]
-    return pd.Categorical(names, sorted(set(names), key=lambda n: (not n.isdigit(), int(n) if n.isdigit() else 0, n)), ordered=True)
+    return pd.Categorical(names, sorted(set(names), key=place), ordered=True)
 
 # %% ../../nbs/coder/75_compare.ipynb #1f52d373
 class UnequalGroups(BadInput): "Every code needs one group"
@@ -70,6 +82,7 @@ def _part_draws(probabilities, predicted, truth, part, weights, definitions, are
         found |= {f'{d}/{q}': v for q,v in (prf | areas).items()}
     return found
 
+# %% ../../nbs/coder/75_compare.ipynb #a0fa8747
 def group_intervals(
     probabilities:Float[np.ndarray, "notes codes"], # in [0, 1]
     truth:Bool[np.ndarray, "notes codes"],          # True where the note has the code
@@ -80,16 +93,21 @@ def group_intervals(
     seed:int = 0,                                   # of the resamples
     level:float = .95,                              # confidence, in (0, 1)
     areas:bool = True,                              # False: without the AUCs, which take most of the time
-) -> pd.DataFrame:                                  # group, n_codes, n_pairs (a note and a code it has), metric, value, low, high, n_notes
+) -> pd.DataFrame:                                  # a row for each group and metric; `n_pairs` of a note and a code it has
     "Scores of each group of codes with a bootstrap interval over notes"
-    if len(groups) != truth.shape[1]: raise UnequalGroups(f"{len(groups)} groups for {truth.shape[1]} codes; give one for each column")
-    if unknown := set(definitions) - set(_PRF): raise BadInput(f"no definition {sorted(unknown)[0]!r}; there are {', '.join(_PRF)}")
+    if len(groups) != truth.shape[1]:
+        raise UnequalGroups(f"{len(groups)} groups for {truth.shape[1]} codes; give one for each column")
+    unknown = sorted(set(definitions) - set(_PRF))
+    if unknown: raise BadInput(f"no definition {unknown[0]!r}; there are {', '.join(_PRF)}")
     groups,predicted,rows = pd.Categorical(groups), predictions(probabilities, threshold), []
-    weights = np.vstack([np.ones(len(truth)), bootstrap_weights(len(truth), n_draws, seed)])  # all notes first, then the draws
+    draws   = bootstrap_weights(len(truth), n_draws, seed)
+    weights = np.vstack([np.ones(len(truth)), draws])  # all notes first, then the draws
     for g in groups.categories[np.unique(groups.codes)]:
         part = np.asarray(groups == g)
-        for q,v in _part_draws(probabilities, predicted, truth, part, weights, definitions, areas).items():
-            rows.append((g, int(part.sum()), int(truth[:, part].sum()), q, float(v[0]), *percentile_interval(v[1:], level), metric_notes(q, truth)))
+        size = int(part.sum()), int(truth[:, part].sum())
+        scores = _part_draws(probabilities, predicted, truth, part, weights, definitions, areas)
+        for q,(value,*draws) in scores.items():
+            rows.append((g, *size, q, float(value), *percentile_interval(draws, level), metric_notes(q, truth)))
     return pd.DataFrame(rows, columns=['group', 'n_codes', 'n_pairs', 'metric', 'value', 'low', 'high', 'n_notes'])
 
 # %% ../../nbs/coder/75_compare.ipynb #d9d05b7a

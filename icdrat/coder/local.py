@@ -24,8 +24,11 @@ def touched(
     first = np.searchsorted(offsets[:, 1], places[:, 0], side='right')
     last  = np.searchsorted(offsets[:, 0], places[:, 1], side='left')
     edge  = np.zeros((len(hidden), 1), bool)
-    sums,walled = np.concatenate([edge, hidden], 1).cumsum(1, dtype=np.int32), np.concatenate([edge, hidden, edge], 1)
-    return np.where(first < last, sums[:, last] > sums[:, first], walled[:, first] & walled[:, np.minimum(first + 1, walled.shape[1] - 1)])
+    sums  = np.concatenate([edge, hidden], 1).cumsum(1, dtype=np.int32)
+    overlaps = sums[:, last] > sums[:, first]                # one of the words it overlaps is hidden
+    walled  = np.concatenate([edge, hidden, edge], 1)
+    between = walled[:, first] & walled[:, np.minimum(first + 1, walled.shape[1] - 1)]
+    return np.where(first < last, overlaps, between)         # in a gap, both neighbours must be hidden
 
 def hidden_tokens(
     reader,                                     # of any coder
@@ -43,38 +46,51 @@ def remaining(
     hidden:Bool[np.ndarray, "questions tokens"], # True on hidden tokens
     operator:str,                                # one of `OPERATORS`
     mask:int,                                    # what a hidden token is read as
-) -> tuple[Int[np.ndarray, "questions left"], Bool[np.ndarray, "questions tokens"]]: # what is read; True on tokens that are still there
+) -> tuple[
+    Int[np.ndarray, "questions left"],           # what is read
+    Bool[np.ndarray, "questions tokens"],        # True on tokens that are still there
+]:
     "The versions of a note, each moved to the left"
-    if operator == 'mask': return np.where(hidden, mask, ids), np.ones_like(hidden)
+    versions = np.where(hidden, mask, ids)
+    if operator == 'mask': return versions, np.ones_like(hidden)
     kept = ~hidden
     kept[~kept.any(1), :1] = True                # a note without a word is read as one hidden word
-    versions = np.where(hidden, mask, ids)
-    order = np.argsort(~kept, axis=1, kind='stable')[:, :max(1, kept.sum(1).max(initial=0))]
+    longest = max(1, kept.sum(1).max(initial=0))
+    order = np.argsort(~kept, axis=1, kind='stable')[:, :longest]
     return np.take_along_axis(versions, order, 1), kept
 
 def windows(
     versions:Int[np.ndarray, "questions left"],  # as `remaining` gives them
-    kept:Bool[np.ndarray, "questions tokens"],
+    kept:Bool[np.ndarray, "questions tokens"],   # likewise
     stretch:int,                                 # tokens of the note in a stretch
     reach:int,                                   # tokens in sight on either side
-) -> tuple[Int[np.ndarray, "questions stretches window"], Int[np.ndarray, "questions stretches"]]: # token numbers, -1 for none; size of the stretch
+) -> tuple[
+    Int[np.ndarray, "questions stretches window"], # token numbers, -1 for none
+    Int[np.ndarray, "questions stretches"],        # size of the stretch
+]:
     "What is in sight of each stretch of each version"
     cuts  = np.append(np.arange(0, kept.shape[1], stretch), kept.shape[1])
     upto  = np.concatenate([np.zeros((len(kept), 1), int), kept.cumsum(1)], 1)[:, cuts]
     start,size = upto[:, :-1, None], np.diff(upto)
     place = start + np.arange(-reach, stretch + reach)
-    seen  = (place >= 0) & (place < np.minimum(upto[:, -1:], upto[:, 1:] + reach)[..., None])
-    place = place.clip(0, versions.shape[1]-1) + np.arange(len(versions))[:, None, None]*versions.shape[1]
+    end   = np.minimum(upto[:, -1:], upto[:, 1:] + reach)[..., None]
+    seen  = (place >= 0) & (place < end)
+    n,width = versions.shape
+    place = place.clip(0, width-1) + np.arange(n)[:, None, None]*width
     return np.where(seen, versions.reshape(-1)[place], -1), size
 
 # %% ../../nbs/coder/45_local.ipynb #01fb8267
 def distinct(
     rows:Int[np.ndarray, "rows numbers"],  # of 64 bits
-) -> tuple[Int[np.ndarray, "different"], Int[np.ndarray, "rows"]]: # where each different row stands first; which of these each row is
+) -> tuple[
+    Int[np.ndarray, "different"],          # where each different row stands first
+    Int[np.ndarray, "rows"],               # which of these each row is
+]:
     "The different rows of a table"
     odd = np.random.default_rng(0).integers(0, 2**63, rows.shape[1], dtype=np.uint64)*2 + 1
     _,first,which = np.unique(rows.view(np.uint64) @ odd, return_index=True, return_inverse=True)
-    if not np.array_equal(rows[first[which]], rows): _,first,which = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    if not np.array_equal(rows[first[which]], rows):
+        _,first,which = np.unique(rows, axis=0, return_index=True, return_inverse=True)
     return first, which.reshape(-1)
 
 # %% ../../nbs/coder/45_local.ipynb #ec76f85a
@@ -96,15 +112,17 @@ def local_logits(
     n,n_stretches,width = seen.shape
     rows = np.concatenate([seen, size[..., None]], 2).reshape(n*n_stretches, width + 1)
     first,which = distinct(rows)
-    parts = []
-    for some in np.split(first, np.arange(0, len(first), max(1, batch_tokens//width))[1:]):
+    at_once,parts = max(1, batch_tokens//width), []
+    for some in np.split(first, np.arange(0, len(first), at_once)[1:]):
         window,own = torch.from_numpy(rows[some]).to(network.device).split([width, 1], 1)
         h = encoded(network, window.clamp(min=0), window >= 0, precision)[:, reach:reach+stretch]
-        parts.append(block_parts(network.head, h, torch.arange(stretch, device=own.device) < own, columns))
+        real = torch.arange(stretch, device=own.device) < own
+        parts.append(block_parts(network.head, h, real, columns))
     top,mass,gathered = (torch.cat(p) for p in zip(*parts))
     at = torch.from_numpy(which.reshape(n, n_stretches)).to(network.device)
     empty = torch.from_numpy(size == 0).to(network.device)[..., None]
-    return joined(network.head, top[at].masked_fill(empty, -torch.inf), mass[at], gathered[at], columns).cpu().numpy()
+    top = top[at].masked_fill(empty, -torch.inf)
+    return joined(network.head, top, mass[at], gathered[at], columns).cpu().numpy()
 
 # %% ../../nbs/coder/45_local.ipynb #b547c941
 def portion(
@@ -117,22 +135,31 @@ def portion(
     per_token = 8*(6 + (8*(stretch + 2*(coder.network.reach or 0)) + 4*n_codes)/stretch)
     return max(1, int(coder.how['memory_mb']*2**20/(per_token*max(1, n_tokens))))
 
+# %% ../../nbs/coder/45_local.ipynb #163f4da3
 def versions(
     coder:LabelAttentionCoder,
     text:str,                                    # one note
-    hidden:Bool[np.ndarray, "questions words"],  # for each question, True on the words of `icdrat.text.readable` that are hidden
+    hidden:Bool[np.ndarray, "questions words"],  # True on the words of `icdrat.text.readable` that are hidden
     operator:str = 'mask',                       # one of `OPERATORS`
     columns = ALL,                               # the codes wanted
     stretch:int = 32,                            # tokens in a stretch, for a network of short sight
 ) -> Float[np.ndarray, "questions codes"]:       # logits, in the order of the questions
     "What a coder makes of versions of one note"
-    if operator not in OPERATORS: raise UnknownOperator(f"operator {operator!r} is not one of {', '.join(OPERATORS)}")
-    ids,reader,network = coder.reader.read(text)[0], coder.reader, coder.network
+    if operator not in OPERATORS:
+        raise UnknownOperator(f"operator {operator!r} is not one of {', '.join(OPERATORS)}")
+    reader,network = coder.reader, coder.network
+    ids = reader.read(text)[0]
+    short_sighted = network.block is None and network.reach is not None and len(ids)
     n_codes = len(np.arange(len(coder.codes))[columns])
     at_once,found = portion(coder, len(ids), n_codes, stretch), []
     for i in range(0, len(hidden), at_once):
         tokens = hidden_tokens(reader, text, hidden[i:i+at_once])
-        if network.block is None and network.reach is not None and len(ids):
-            found.append(local_logits(network, ids, tokens, operator, reader.mask, columns, stretch, coder.batch_tokens, coder.how['precision']))
-        else: found.append(coder.logits([np.where(t, reader.mask, ids) if operator == 'mask' else ids[~t] for t in tokens], columns))
+        if short_sighted:
+            logits = local_logits(
+                network, ids, tokens, operator, reader.mask, columns, stretch,
+                coder.batch_tokens, coder.how['precision'])
+        else:
+            rows = [np.where(t, reader.mask, ids) if operator == 'mask' else ids[~t] for t in tokens]
+            logits = coder.logits(rows, columns)
+        found.append(logits)
     return np.concatenate(found) if found else np.zeros((0, n_codes), np.float32)

@@ -15,13 +15,30 @@ from torch import Tensor
 
 from ..types import BadInput
 
-# %% ../../nbs/coder/50_recipe.ipynb #b9eef310
+# %% ../../nbs/coder/50_recipe.ipynb #2f64a647
 class BadRecipe(BadInput): "Something in a recipe is out of its range, or not known to the network"
 
-RANGES = dict(epochs=(1, 1e9), batch_size=(1, 1e9), accumulate=(1, 1e9), lr=(1e-9, 1e9), weight_decay=(0, 1e9), warmup=(0, 1), clip=(0, 1e9), patience=(0, 1e9),
-    dropout=(0, .99), word_dropout=(0, .99), balance=(0, 1), min_count=(1, 1e9), window=(0, 1e9), threads=(0, 1e9), seed=(0, 2**32))
-CHOICES = dict(schedule=('constant', 'linear'), monitor=('micro_f1', 'macro_f1', 'map'), precision=('no', 'bf16', 'fp16'), dtype=('float32', 'float64'))
+RANGES = dict(
+    epochs=(1, 1e9), batch_size=(1, 1e9), accumulate=(1, 1e9), lr=(1e-9, 1e9), weight_decay=(0, 1e9),
+    warmup=(0, 1), clip=(0, 1e9), patience=(0, 1e9), dropout=(0, .99), word_dropout=(0, .99), balance=(0, 1),
+    min_count=(1, 1e9), window=(0, 1e9), threads=(0, 1e9), seed=(0, 2**32))
+CHOICES = dict(
+    schedule=('constant', 'linear'), monitor=('micro_f1', 'macro_f1', 'map'),
+    precision=('no', 'bf16', 'fp16'), dtype=('float32', 'float64'))
 
+def _check_number(name, value, whole):
+    "Refuse what is out of its range"
+    low,high = RANGES[name]
+    fits = isinstance(value, (int, float)) and low <= value <= high
+    if not fits or whole and value != int(value):
+        raise BadRecipe(f"{name} is {value}; it is a {'whole ' if whole else ''}number from {low:g} to {high:g}")
+
+def _check_choice(name, value):
+    "Refuse what is not offered"
+    if value not in CHOICES[name]:
+        raise BadRecipe(f"{name} is {value!r}; choose one of {', '.join(CHOICES[name])}")
+
+# %% ../../nbs/coder/50_recipe.ipynb #b9eef310
 @dataclass(frozen=True)
 class Recipe:
     "What is chosen about a network and its training"
@@ -47,20 +64,21 @@ class Recipe:
     threads:int = 1              # of each process on a CPU; 0: as many as torch takes
     seed:int = 0                 # of everything that is left to chance
     def __post_init__(self):
-        kinds = {f.name:f.type for f in fields(self)}
-        for name,(low,high) in RANGES.items():
-            if not isinstance(value := getattr(self, name), (int, float)) or not low <= value <= high or kinds[name] is int and value != int(value):
-                raise BadRecipe(f"{name} is {value}; it is a {'whole ' if kinds[name] is int else ''}number from {low:g} to {high:g}")
-        for name,known in CHOICES.items():
-            if getattr(self, name) not in known: raise BadRecipe(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}")
-        if self.dtype == 'float64' and self.precision != 'no': raise BadRecipe(f"precision {self.precision} is for float32; leave one of them out")
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name in RANGES: _check_number(f.name, value, whole=f.type is int)
+            if f.name in CHOICES: _check_choice(f.name, value)
+        if self.dtype == 'float64' and self.precision != 'no':
+            raise BadRecipe(f"precision {self.precision} is for float32; leave one of them out")
 
 # %% ../../nbs/coder/50_recipe.ipynb #b9eef312
 RECIPES = dict(
     caml=Recipe('caml'),
     multirescnn=Recipe('multirescnn'),
     laat=Recipe('laat'),
-    plm_icd=Recipe('plm_icd', dict(encoder='minilm', frozen=3, head_lr=20.), epochs=10, lr=1.5e-4, warmup=.1, schedule='linear', clip=1., dropout=0., window=0))
+    plm_icd=Recipe(
+        'plm_icd', dict(encoder='minilm', frozen=3, head_lr=20.),
+        epochs=10, lr=1.5e-4, warmup=.1, schedule='linear', clip=1., dropout=0., window=0))
 
 def recipe(
     architecture:str = 'caml', # a key of `RECIPES`
@@ -69,8 +87,10 @@ def recipe(
     "The recipe of an architecture, with changes"
     if architecture not in RECIPES: raise BadRecipe(f"no recipe for {architecture!r}; there are {', '.join(RECIPES)}")
     start,known = RECIPES[architecture], {f.name for f in fields(Recipe)}
-    inner = start.hyperparameters | changes.pop('hyperparameters', {}) | {k:v for k,v in changes.items() if k not in known}
-    return replace(start, **{k:v for k,v in changes.items() if k in known}, hyperparameters=inner)
+    inner = start.hyperparameters | changes.pop('hyperparameters', {})
+    inner |= {k:v for k,v in changes.items() if k not in known}
+    outer  = {k:v for k,v in changes.items() if k in known}
+    return replace(start, **outer, hyperparameters=inner)
 
 # %% ../../nbs/coder/50_recipe.ipynb #b9eef314
 def rate(
@@ -91,9 +111,13 @@ def with_gaps(
     size:int,                          # numbers of an embedding; 0: the network has no table of them
     recipe:Recipe,                     # its `word_dropout` and `dropout`
     rng:np.random.Generator,
-) -> tuple[Int[Tensor, "notes tokens"], Float[Tensor, "notes tokens embedding"]|None]: # with hidden tokens; what multiplies the embeddings
+) -> tuple[
+    Int[Tensor, "notes tokens"],                 # with hidden tokens
+    Float[Tensor, "notes tokens embedding"]|None,# what multiplies the embeddings
+]:
     "Hide tokens and parts of embeddings, as training does"
-    ids = ids.masked_fill(torch.from_numpy(rng.random(ids.shape) < recipe.word_dropout) & solid, mask)
+    hidden = torch.from_numpy(rng.random(ids.shape) < recipe.word_dropout)
+    ids = ids.masked_fill(hidden & solid, mask)
     if not size or not recipe.dropout: return ids, None
     kept = rng.random((*ids.shape, size), dtype=np.float32) >= recipe.dropout
     return ids, torch.from_numpy(kept).to(getattr(torch, recipe.dtype))/(1-recipe.dropout)

@@ -36,7 +36,12 @@ def forget_memory(
 ) -> None:
     "Bring the recurrent weights nearer to 0, and the gate for keeping nearer to `SHUT`"
     keep = slice(lstm.hidden_size, 2*lstm.hidden_size)
-    for p,start in ((lstm.weight_hh_l0, 0.), (lstm.weight_ih_l0[keep], 0.), (lstm.bias_hh_l0[keep], 0.), (lstm.bias_ih_l0[keep], SHUT)): p += share*(start - p)
+    starts = (
+        (lstm.weight_hh_l0, 0.),
+        (lstm.weight_ih_l0[keep], 0.),
+        (lstm.bias_hh_l0[keep], 0.),
+        (lstm.bias_ih_l0[keep], SHUT))
+    for p,start in starts: p += share*(start - p)
 
 def silent_lstm(embedding:int, size:int, dtype:str='float32') -> nn.LSTM:
     "An LSTM of zeros; torch's own would draw numbers from torch's generator"
@@ -49,9 +54,11 @@ def silent_lstm(embedding:int, size:int, dtype:str='float32') -> nn.LSTM:
 class LaatNetwork(LabelNetwork):
     "An LSTM from each end of the note and one attention a code behind a projection (Vu et al. 2020, LAAT)"
     reader = WordVocabulary
-    def __init__(self, n_words:int, n_codes:int, embedding:int=100, size:int=64, projection:int=64, neighbour_decay:float=.03, dtype:str='float32'):
+    def __init__(self, n_words:int, n_codes:int, embedding:int=100, size:int=64, projection:int=64,
+                 neighbour_decay:float=.03, dtype:str='float32'):
         super().__init__()
-        self.hyperparameters = dict(embedding=embedding, size=size, projection=projection, neighbour_decay=neighbour_decay, dtype=dtype)
+        self.hyperparameters = dict(
+            embedding=embedding, size=size, projection=projection, neighbour_decay=neighbour_decay, dtype=dtype)
         self.neighbour_decay = neighbour_decay
         self.embedding = nn.Parameter(torch.zeros(n_words, embedding, dtype=getattr(torch, dtype)))  # x
         self.onward,self.homeward = (silent_lstm(embedding, size, dtype) for _ in range(2))

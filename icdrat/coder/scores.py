@@ -30,8 +30,12 @@ def checked(
 ) -> tuple[np.ndarray, np.ndarray]:         # both, as arrays of one shape
     "Refuse tables that do not belong together, and what is no probability"
     probabilities,truth = np.asarray(probabilities), np.asarray(truth, bool)
-    if probabilities.shape != truth.shape: raise UnequalTables(f"probabilities are {probabilities.shape}, truth is {truth.shape} (notes, codes); do both have the coder's columns?")
-    if not ((probabilities >= 0) & (probabilities <= 1)).all(): raise NotProbabilities("a probability is missing or lies outside [0, 1]; were logits passed?")
+    if probabilities.shape != truth.shape:
+        raise UnequalTables(
+            f"probabilities are {probabilities.shape}, truth is {truth.shape} (notes, codes); "
+            "do both have the coder's columns?")
+    if not ((probabilities >= 0) & (probabilities <= 1)).all():
+        raise NotProbabilities("a probability is missing or lies outside [0, 1]; were logits passed?")
     return probabilities, truth
 
 # %% ../../nbs/coder/70_scores.ipynb #d26e9bfe
@@ -42,8 +46,12 @@ def predictions(
     threshold:float|Float[np.ndarray, "codes"],     # a code is predicted above it; for all codes, or one for each
 ) -> Bool[np.ndarray, "notes codes"]:               # True where the code is predicted
     "Which codes a coder assigns"
-    threshold = np.asarray(threshold, np.result_type(probabilities.dtype, 0.))  # compared in the precision of the probabilities
-    if threshold.shape not in ((), probabilities.shape[1:]): raise BadThreshold(f"thresholds of shape {threshold.shape} for {probabilities.shape[1]} codes; give one number, or one for each column")
+    digits = np.result_type(probabilities.dtype, 0.)  # the two are compared in the precision of the probabilities
+    threshold = np.asarray(threshold, digits)
+    if threshold.shape not in ((), probabilities.shape[1:]):
+        raise BadThreshold(
+            f"thresholds of shape {threshold.shape} for {probabilities.shape[1]} codes; "
+            "give one number, or one for each column")
     return probabilities > threshold
 
 def code_counts(
@@ -63,8 +71,8 @@ def _ratio(a, b):
     return np.divide(a, b, out=np.zeros_like(a+b), where=b != 0)
 
 def prf_of_counts(
-    counts:Int[np.ndarray, "... 3"]|Float[np.ndarray, "... 3"],  # true positives, false positives, false negatives; any leading axes
-) -> Float[np.ndarray, "... 3"]:      # precision, recall, F1, each in [0, 1]
+    counts:Int[np.ndarray, "... 3"]|Float[np.ndarray, "... 3"], # true positives, false positives, false negatives
+) -> Float[np.ndarray, "... 3"]:                                # precision, recall, F1, each in [0, 1]
     "Precision, recall and F1; 0 where undefined"
     tp,fp,fn = np.moveaxis(np.asarray(counts, float), -1, 0)
     return np.stack([_ratio(tp, tp+fp), _ratio(tp, tp+fn), _ratio(2*tp, 2*tp+fp+fn)], -1)
@@ -76,7 +84,9 @@ def _stairs(probabilities, truth, n_thresholds):
     thresholds,n_codes = np.linspace(0, 1, n_thresholds).astype(probabilities.dtype), truth.shape[1]
     n_below = np.searchsorted(thresholds, probabilities, side='left')  # how many thresholds each one is above
     step = n_below + (n_thresholds+1)*np.arange(n_codes)
-    def above(of): return (h := np.bincount(of, minlength=(n_thresholds+1)*n_codes).reshape(n_codes, -1)).sum(1, keepdims=True) - np.cumsum(h, 1)[:, :-1]
+    def above(of):
+        counts = np.bincount(of, minlength=(n_thresholds+1)*n_codes).reshape(n_codes, -1)
+        return counts.sum(1, keepdims=True) - np.cumsum(counts, 1)[:, :-1]
     return thresholds, above(step[truth]), above(step.ravel())
 
 def micro_curve(
@@ -117,9 +127,11 @@ def in_rank_order(
     return np.take_along_axis(truth, np.argsort(-probabilities, axis=1, kind='stable'), 1)
 
 def _at_k(ranked, k, weights):
-    "Mean precision and recall of the first k codes, in each draw; whole numbers are added up before anything is divided"
+    "Mean precision and recall of the first k codes, in each draw"
     found,n = ranked[:, :k].sum(1), weights.sum(1)
-    return ratio(weights @ found, n)/min(k, ranked.shape[1]), ratio(weights @ _ratio(found, ranked.sum(1)), n)
+    precision = ratio(weights @ found, n)/min(k, ranked.shape[1])  # whole numbers are added up before they are divided
+    recall = ratio(weights @ _ratio(found, ranked.sum(1)), n)
+    return precision, recall
 
 def at_k(
     ranked:Bool[np.ndarray, "notes codes"],  # truth in rank order
@@ -166,7 +178,9 @@ def weighted_counts(
 # %% ../../nbs/coder/70_scores.ipynb #d3b333bb
 class NoNoteWithCodes(BadInput): "Not one note has a code"
 
-def _named(prf, average): return {f'{q}_{average}': prf[..., i] for i,q in enumerate(('precision', 'recall', 'f1'))}
+def _named(prf, average):
+    "The three columns of a table, under their names"
+    return {f'{q}_{average}': prf[..., i] for i,q in enumerate(('precision', 'recall', 'f1'))}
 
 def edin_prf(
     counts:Float[np.ndarray, "draws codes 3"],  # true positives, false positives, false negatives
@@ -176,9 +190,19 @@ def edin_prf(
     there = counts[..., 0] + counts[..., 2] > 0
     averaged = there if only_present else np.broadcast_to(there.any(1, keepdims=True), there.shape)
     micro = np.where(there.any(1, keepdims=True), prf_of_counts(counts.sum(1)), np.nan)
-    macro = ratio((prf_of_counts(counts)*averaged[..., None]).sum(1), np.broadcast_to(averaged.sum(1, keepdims=True), micro.shape))
-    return _named(micro, 'micro') | _named(macro, 'macro')
+    summed = (prf_of_counts(counts)*averaged[..., None]).sum(1)
+    n_averaged = np.broadcast_to(averaged.sum(1, keepdims=True), micro.shape)
+    return _named(micro, 'micro') | _named(ratio(summed, n_averaged), 'macro')
 
+def _false_positive_rates(counts, n, only_present):
+    "Micro and macro in each draw of n notes; NaN where there is none"
+    n_true,fp = counts[..., 0] + counts[..., 2], counts[..., 1]
+    averaged,negatives = (n_true > 0) | (not only_present), n[:, None] - n_true
+    micro = _ratio(fp.sum(1), negatives.sum(1))
+    macro = _ratio((_ratio(fp, negatives)*averaged).sum(1), averaged.sum(1))
+    return {q: np.where(n > 0, v, np.nan) for q,v in dict(fpr_micro=micro, fpr_macro=macro).items()}
+
+# %% ../../nbs/coder/70_scores.ipynb #d4a695b0
 def edin_draws(
     probabilities:Float[np.ndarray, "notes codes"], # in [0, 1]
     truth:Bool[np.ndarray, "notes codes"],          # True where the note has the code
@@ -189,17 +213,19 @@ def edin_draws(
 ) -> dict[str, Float[np.ndarray, "draws"]]:         # in [0, 1]; higher is better, apart from fpr
     "The scores of Edin et al. 2023 in each draw, apart from the areas"
     notes,codes = truth.any(1), truth.any(0) | (not only_present)
-    if not notes.any(): raise NoNoteWithCodes(f"none of {len(truth)} notes has one of the {truth.shape[1]} codes; do the columns belong to this corpus?")
+    if not notes.any():
+        raise NoNoteWithCodes(
+            f"none of {len(truth)} notes has one of the {truth.shape[1]} codes; "
+            "do the columns belong to this corpus?")
     predicted = predictions(probabilities, threshold)[notes][:, codes]
     probabilities,truth,weights = probabilities[notes][:, codes], truth[notes][:, codes], weights[:, notes]
-    counts,n = weighted_counts(predicted, truth, weights), weights.sum(1)
-    n_true,fp,ranked = counts[..., 0] + counts[..., 2], counts[..., 1], in_rank_order(probabilities, truth)
-    averaged,negatives = (n_true > 0) | (not only_present), n[:, None] - n_true
-    fpr = dict(fpr_micro=_ratio(fp.sum(1), negatives.sum(1)), fpr_macro=_ratio((_ratio(fp, negatives)*averaged).sum(1), averaged.sum(1)))
-    of_notes = dict(zip(('map', 'r_precision'), _list_scores(ranked)), exact_match_ratio=(predicted == truth).all(1))
-    means  = {q: ratio(weights @ v, n) for q,v in of_notes.items()}
-    means |= {f'{q}@{k}': v for k in ks if k <= truth.shape[1] for q,v in zip(('precision', 'recall'), _at_k(ranked, k, weights))}
-    return edin_prf(counts, only_present) | {q: np.where(n > 0, v, np.nan) for q,v in fpr.items()} | means
+    counts,n,ranked = weighted_counts(predicted, truth, weights), weights.sum(1), in_rank_order(probabilities, truth)
+    ap,rp = _list_scores(ranked)
+    of_notes = dict(map=ap, r_precision=rp, exact_match_ratio=(predicted == truth).all(1))
+    means = {q: ratio(weights @ v, n) for q,v in of_notes.items()}
+    for k in ks:
+        if k <= truth.shape[1]: means[f'precision@{k}'],means[f'recall@{k}'] = _at_k(ranked, k, weights)
+    return edin_prf(counts, only_present) | _false_positive_rates(counts, n, only_present) | means
 
 # %% ../../nbs/coder/70_scores.ipynb #38ab51c3
 def edin_scores(
@@ -216,7 +242,7 @@ def edin_scores(
 # %% ../../nbs/coder/70_scores.ipynb #f0f0b410
 def mullenbach_prf(
     counts:Float[np.ndarray, "draws codes 3"],  # true positives, false positives, false negatives; of all codes
-) -> dict[str, Float[np.ndarray, "draws"]]:     # accuracy, precision, recall, f1, micro and macro, in [0, 1]; NaN where nothing is predicted
+) -> dict[str, Float[np.ndarray, "draws"]]:     # micro and macro, in [0, 1]; NaN where nothing is predicted
     "Accuracy, precision, recall and F1 by Mullenbach et al. 2018"
     tp,fp,fn = np.moveaxis(counts, -1, 0)
     out_of = dict(accuracy=tp+fp+fn, precision=tp+fp, recall=tp+fn)
@@ -236,12 +262,14 @@ def mullenbach_draws(
     ks:tuple[int, ...] = (1, 5, 10),                # lengths of the list
 ) -> dict[str, Float[np.ndarray, "draws"]]:         # in [0, 1]; higher is better; NaN where nothing is predicted
     "The scores of Mullenbach et al. 2018 in each draw, apart from the areas"
-    ranked,scores = in_rank_order(probabilities, truth), mullenbach_prf(weighted_counts(predictions(probabilities, threshold), truth, weights))
+    predicted,ranked = predictions(probabilities, threshold), in_rank_order(probabilities, truth)
+    scores = mullenbach_prf(weighted_counts(predicted, truth, weights))
     for k in ks:
         p,r = _at_k(ranked, k, weights)
         scores |= {f'precision@{k}': p, f'recall@{k}': r, f'f1@{k}': np.where(p+r > 0, _f1(p, r), np.nan)}
     return scores
 
+# %% ../../nbs/coder/70_scores.ipynb #e29057c7
 def mullenbach_scores(
     probabilities:Float[np.ndarray, "notes codes"], # in [0, 1]
     truth:Bool[np.ndarray, "notes codes"],          # True where the note has the code
@@ -257,8 +285,13 @@ DEFINITIONS = dict(edin=edin_draws, mullenbach=mullenbach_draws, edin_all_codes=
 
 def _of_definitions(probabilities, truth, threshold, weights, ks, definitions, areas):
     "'definition/quantity' and its values in the draws"
-    if unknown := set(definitions) - set(DEFINITIONS): raise BadInput(f"no definition {sorted(unknown)[0]!r}; there are {', '.join(DEFINITIONS)}")
-    return {f'{d}/{q}': v for d in definitions for q,v in (DEFINITIONS[d](probabilities, truth, threshold, weights, tuple(ks)) | areas).items()}
+    unknown = sorted(set(definitions) - set(DEFINITIONS))
+    if unknown: raise BadInput(f"no definition {unknown[0]!r}; there are {', '.join(DEFINITIONS)}")
+    found = {}
+    for d in definitions:
+        scores = DEFINITIONS[d](probabilities, truth, threshold, weights, tuple(ks)) | areas
+        found |= {f'{d}/{q}': v for q,v in scores.items()}
+    return found
 
 def code_scores(
     probabilities:Float[np.ndarray, "notes codes"], # in [0, 1]
@@ -271,7 +304,8 @@ def code_scores(
     probabilities,truth = checked(probabilities, truth)
     areas = {q: np.array([v]) for q,v in auc_scores(probabilities, truth).items()}
     scores = _of_definitions(probabilities, truth, threshold, np.ones((1, len(truth))), ks, definitions, areas)
-    return {q: float(v[0]) for q,v in scores.items()} | dict(notes=len(truth), notes_without_codes=int((~truth.any(1)).sum()))
+    counts = dict(notes=len(truth), notes_without_codes=int((~truth.any(1)).sum()))
+    return {q: float(v[0]) for q,v in scores.items()} | counts
 
 # %% ../../nbs/coder/70_scores.ipynb #2d72e4ae
 def _wins(probabilities, truth):
@@ -279,7 +313,8 @@ def _wins(probabilities, truth):
     note,mine,wins = np.nonzero(truth)[0], probabilities[truth], np.empty((len(truth), len(truth)))
     for b,(p,lacks) in enumerate(zip(probabilities, ~truth)):
         below = np.sort(p[lacks])
-        wins[:, b] = np.bincount(note, np.searchsorted(below, mine) + np.searchsorted(below, mine, 'right'), len(truth))/2
+        beaten = np.searchsorted(below, mine) + np.searchsorted(below, mine, 'right')  # in halves
+        wins[:, b] = np.bincount(note, beaten, len(truth))/2
     return wins
 
 def auc_draws(
@@ -288,7 +323,8 @@ def auc_draws(
     weights:Float[np.ndarray, "draws notes"],       # how often each note counts
 ) -> dict[str, Float[np.ndarray, "draws"]]:         # auc_micro, auc_macro in [0, 1]; NaN where undefined
     "Area under the ROC curve in each draw, pooled and as a mean over codes"
-    micro = ratio(((weights @ _wins(probabilities, truth))*weights).sum(1), (weights @ truth.sum(1))*(weights @ (~truth).sum(1)))
+    n_pairs = (weights @ truth.sum(1))*(weights @ (~truth).sum(1))
+    micro = ratio(((weights @ _wins(probabilities, truth))*weights).sum(1), n_pairs)
     of_notes,total,n_codes = np.ascontiguousarray(weights.T), np.zeros(len(weights)), np.zeros(len(weights))
     for p,has in zip(probabilities.T, truth.T):
         above = (p[has, None] > p[~has]) + (p[has, None] == p[~has])/2
@@ -309,7 +345,8 @@ def score_draws(
 ) -> dict[str, Float[np.ndarray, "draws"]]:         # 'edin/f1_micro', ...; NaN where undefined
     "Every score in each draw"
     (probabilities,truth),weights = checked(probabilities, truth), np.asarray(weights, float)
-    return _of_definitions(probabilities, truth, threshold, weights, ks, definitions, auc_draws(probabilities, truth, weights) if areas else {})
+    drawn_areas = auc_draws(probabilities, truth, weights) if areas else {}
+    return _of_definitions(probabilities, truth, threshold, weights, ks, definitions, drawn_areas)
 
 def metric_notes(
     metric:str,                            # 'definition/quantity'
@@ -331,6 +368,7 @@ def score_intervals(
 ) -> pd.DataFrame:                                  # metric, value, low, high, n_notes
     "How good a coder is, by each definition, with a bootstrap interval over notes"
     values,truth = code_scores(probabilities, truth, threshold, ks, definitions), np.asarray(truth, bool)
-    draws = score_draws(probabilities, truth, threshold, bootstrap_weights(len(truth), n_draws, seed), ks, definitions, areas)
+    weights = bootstrap_weights(len(truth), n_draws, seed)
+    draws = score_draws(probabilities, truth, threshold, weights, ks, definitions, areas)
     rows = [(q, values[q], *percentile_interval(v, level), metric_notes(q, truth)) for q,v in draws.items()]
     return pd.DataFrame(rows, columns=['metric', 'value', 'low', 'high', 'n_notes'])

@@ -29,12 +29,26 @@ def truths(
     training:Corpus,
     validation:Corpus,
     codes:list[Code],    # to be learned
-) -> tuple[Bool[np.ndarray, "_training codes"], Bool[np.ndarray, "_validation codes"]]: # of the training and of the validation notes
+) -> tuple[
+    Bool[np.ndarray, "_training codes"],   # of the training notes
+    Bool[np.ndarray, "_validation codes"], # of the validation notes
+]:
     "Which note has which code, after checking that it can be learned and validated"
-    if both := sorted(training.codes.keys() & validation.codes.keys()): raise SharedNotes(f"{len(both)} notes are in training and validation, the first is {both[0]!r}; carve validation notes from the training split")
+    both = sorted(training.codes.keys() & validation.codes.keys())
+    if both:
+        raise SharedNotes(
+            f"{len(both)} notes are in training and validation, the first is {both[0]!r}; "
+            "carve validation notes from the training split")
     learned,checked = code_matrix(training, codes), code_matrix(validation, codes)
-    if missing := [c.value for c,n in zip(codes, learned.sum(0)) if not n]: raise CodeWithoutNotes(f"{len(missing)} of {len(codes)} codes are in no training note, the first is {missing[0]}; take the codes from icdrat.data.corpus.vocabulary of the training split")
-    if not codes or not checked.any(): raise NothingToValidate(f"none of {len(validation)} validation notes has one of the {len(codes)} codes; are both at the same level?")
+    missing = [c.value for c,n in zip(codes, learned.sum(0)) if not n]
+    if missing:
+        raise CodeWithoutNotes(
+            f"{len(missing)} of {len(codes)} codes are in no training note, the first is {missing[0]}; "
+            "take the codes from icdrat.data.corpus.vocabulary of the training split")
+    if not codes or not checked.any():
+        raise NothingToValidate(
+            f"none of {len(validation)} validation notes has one of the {len(codes)} codes; "
+            "are both at the same level?")
     return learned, checked
 
 # %% ../../nbs/coder/55_start.ipynb #90a661cc
@@ -44,18 +58,20 @@ def word_vectors(
     size:int,                             # numbers a word
     window:int,                           # words on each side that count as company
     seed:int = 0,                         # of the approximate decomposition
-) -> Float[np.ndarray, "vocabulary size"]: # rows of mean length 3 for known words, 0 for special ones and where there are too few words
+) -> Float[np.ndarray, "vocabulary size"]: # rows of mean length 3; 0 for special ones, and where words are too few
     "Embeddings from the company that words keep (Levy et al. 2015, PPMI and SVD)"
     together = csr_matrix((n_words, n_words))
     for d in range(1, window+1):
-        left,right = (np.concatenate([r[:-d] for r in rows]), np.concatenate([r[d:] for r in rows]))
+        left,right = np.concatenate([r[:-d] for r in rows]), np.concatenate([r[d:] for r in rows])
         known = (left > MASK) & (right > MASK)
-        together += coo_matrix((np.ones(known.sum()), (left[known], right[known])), together.shape).tocsr()
+        pairs = left[known], right[known]
+        together += coo_matrix((np.ones(known.sum()), pairs), together.shape).tocsr()
     together = (together + together.T).tocoo()
     n = np.asarray(together.sum(1)).ravel()
     p = n**.75/max((n**.75).sum(), 1)
     above_chance = np.log(together.data/(n[together.row]*p[together.col])).clip(0)
-    u,s,_ = randomized_svd(csr_matrix((above_chance, (together.row, together.col)), together.shape), min(size, n_words), random_state=seed)
+    table = csr_matrix((above_chance, (together.row, together.col)), together.shape)
+    u,s,_ = randomized_svd(table, min(size, n_words), random_state=seed)
     vectors = np.zeros((n_words, size))
     vectors[:, :u.shape[1]] = u*np.sqrt(s)*(n > 0)[:, None]
     return 3*vectors/max(np.linalg.norm(vectors, axis=1)[MASK+1:].mean(), 1e-9)
@@ -84,23 +100,38 @@ def shuffled_batches(
 # %% ../../nbs/coder/55_start.ipynb #7cbd7450
 class BadGuide(BadInput): "A rationale cannot guide this training"
 
+def _check_guide(r, training, codes):
+    "Refuse a rationale for another note, or for a code that is not learned from this one"
+    if r.note_id not in training.codes:
+        raise BadGuide(
+            f"{r.note_id}: a rationale guides a note that is not trained on; "
+            "keep those of the training split")
+    if r.code not in codes:
+        raise CodeNotInVocabulary(
+            f"{r.note_id}, {r.code}: the coder has no column for it; "
+            f"keep rationales of its {len(codes)} codes, at the same level")
+    if r.code not in training.codes[r.note_id]:
+        raise BadGuide(
+            f"{r.note_id}, {r.code}: a rationale for a code that the note does not have; "
+            "leave it out")
+    check_inside(r, training.note(r.note_id))
+
+# %% ../../nbs/coder/55_start.ipynb #49121962
 def evidence(
     guide:Iterable[Rationale],   # for notes and codes of the training corpus; several for one pair are united
     training:Corpus,
     codes:list[Code],            # the coder's columns
     reader,                      # of any network: its `read` gives the tokens of a text and where they stand
-) -> dict[int, list[tuple[int, Float[np.ndarray, "_tokens"]]]]: # position of the note: column and evidence, which sums to 1
+) -> dict[int, list[tuple[int, Float[np.ndarray, "_tokens"]]]]: # by the note's position: column, evidence (sum 1)
     "The tokens that guide the attention; pairs without any are left out"
     place,column = ({x:i for i,x in enumerate(xs)} for xs in (training.codes, codes))
     marked = {}
     for r in guide:
-        if r.note_id not in place: raise BadGuide(f"{r.note_id}: a rationale guides a note that is not trained on; keep those of the training split")
-        if r.code not in column: raise CodeNotInVocabulary(f"{r.note_id}, {r.code}: the coder has no column for it; keep rationales of its {len(codes)} codes, at the same level")
-        if r.code not in training.codes[r.note_id]: raise BadGuide(f"{r.note_id}, {r.code}: a rationale for a code that the note does not have; leave it out")
-        note,pair = training.note(r.note_id), (place[r.note_id], column[r.code])
-        check_inside(r, note)
-        tokens = reader.read(note.text)[1]
-        marked[pair] = marked.get(pair, False) | spans_to_mask(r.spans, tokens) & (tokens[:, 0] < tokens[:, 1])
+        _check_guide(r, training, column)
+        pair   = place[r.note_id], column[r.code]
+        tokens = reader.read(training.note(r.note_id).text)[1]
+        solid  = tokens[:, 0] < tokens[:, 1]
+        marked[pair] = marked.get(pair, False) | spans_to_mask(r.spans, tokens) & solid
     found = defaultdict(list)
     for (i,j),tokens in sorted(marked.items(), key=lambda m: m[0]):
         if tokens.any(): found[i].append((j, tokens/tokens.sum()))

@@ -32,19 +32,28 @@ def readers(
     "Which annotators read which notes"
     by_note,seen = defaultdict(set),set()
     for r in rationales:
-        if (key := (r.note_id, r.code, r.source, r.level)) in seen: raise AnsweredTwice(f"{r.note_id}, {r.code}: {r.source!r} gives two rationales at level {r.level}; put all spans into one, or keep one round")
-        seen.add(key); by_note[r.note_id].add(r.source)
+        key = (r.note_id, r.code, r.source, r.level)
+        if key in seen:
+            raise AnsweredTwice(
+                f"{r.note_id}, {r.code}: {r.source!r} gives two rationales at level {r.level}; "
+                "put all spans into one, or keep one round")
+        seen.add(key)
+        by_note[r.note_id].add(r.source)
     for source,ids in (read or {}).items():
         for i in ids: by_note[i].add(source)
     shared = {i:sorted(s) for i,s in sorted(by_note.items()) if len(s) > 1}
-    if not shared: raise OneAnnotator(f"sources {', '.join(sorted(set().union(*by_note.values()))) or 'none'}: no note was read by two of them; give each annotator a source name of its own, on the same notes")
+    if not shared:
+        sources = ', '.join(sorted(set().union(*by_note.values()))) or 'none'
+        raise OneAnnotator(
+            f"sources {sources}: no note was read by two of them; "
+            "give each annotator a source name of its own, on the same notes")
     return shared
 
 # %% ../../nbs/data/60_agreement.ipynb #b4373ecb
 def spans_at(
     rationales:Iterable[Rationale], # of all annotators
     level:str,                      # one of `LEVELS`, or 'any'
-) -> dict[tuple[str, Code, str], list[Span]]: # by (note id, code, source); sorted and merged, without those that are empty
+) -> dict[tuple[str, Code, str], list[Span]]: # by (note id, code, source); sorted, merged, none empty
     "What each annotator marked at one level"
     found = defaultdict(list)
     for r in rationales:
@@ -76,7 +85,8 @@ def crossed(marks:Bool[np.ndarray, "2 decisions"]) -> Int[np.ndarray, "4"]:
 def kappa(table:Float[np.ndarray, "... 4"]) -> Float[np.ndarray, "..."]:
     "Agreement beyond chance, at most 1, 0 for chance; NaN when both only ever said one thing (Cohen 1960)"
     both,first,second,neither = np.moveaxis(np.asarray(table, float), -1, 0)
-    n,chance = both + first + second + neither, (both + first)*(both + second) + (second + neither)*(first + neither)
+    n = both + first + second + neither
+    chance = (both + first)*(both + second) + (second + neither)*(first + neither)
     return ratio(n*(both + neither) - chance, n*n - chance)
 
 def positive_f1(table:Float[np.ndarray, "... 4"]) -> Float[np.ndarray, "..."]:
@@ -117,7 +127,18 @@ def alpha(table:Float[np.ndarray, "... 3"]) -> Float[np.ndarray, "..."]:
     return 1 - ratio((yes + no - 1)*differ, yes*no)
 
 # %% ../../nbs/data/60_agreement.ipynb #100cb96f
-PARTS = dict(token=4, exact=3, relaxed=3, character=3, has_evidence=4) # what a note adds for two annotators, and how many numbers
+# what a note adds for two annotators, and how many numbers
+PARTS = dict(token=4, exact=3, relaxed=3, character=3, has_evidence=4)
+
+def _pair_sums(a:dict[str, np.ndarray], b:dict[str, np.ndarray], hits:Int[np.ndarray, "2"]) -> dict[str, np.ndarray]:
+    "What one note adds for two annotators, from what each marked there and the spans they share"
+    n_spans = [a['spans'].sum(), b['spans'].sum()]
+    n_chars = [(a['chars'] & b['chars']).sum(), a['chars'].sum(), b['chars'].sum()]
+    return dict(token=crossed(np.stack([a['words'], b['words']])),
+                exact=np.array([hits[0], *n_spans]),
+                relaxed=np.array([hits[1], *n_spans]),
+                character=np.array(n_chars),
+                has_evidence=crossed(np.stack([a['has'], b['has']])))
 
 def note_sums(
     note:Note,                            # read by both
@@ -127,23 +148,28 @@ def note_sums(
     who:Sequence[str],                    # at least two annotators
 ) -> dict[tuple|str, Float[np.ndarray, "_"]]: # by (part, first, second) for two annotators, by part for all
     "What one note adds to every sum"
-    of,places = lambda code,source: spans.get((note.id, code, source), ()),words(note.text)
-    marks = {w:np.concatenate([np.zeros(0, bool), *(spans_to_mask(of(c, w), places) for c in codes)]) for w in who}
-    chars = {w:np.concatenate([np.zeros(0, bool), *(char_mask(of(c, w), len(note)) for c in codes)]) for w in who}
-    has   = {w:np.array([bool(of(c, w)) for c in coded], bool) for w in who}
-    sums  = {'token':coincidences(np.array([*marks.values()])), 'has_evidence':coincidences(np.array([*has.values()]))}
+    places,none = words(note.text),np.zeros(0, bool)
+    def of(code, source): return spans.get((note.id, code, source), ())
+    marks = {w:dict(words=np.concatenate([none, *(spans_to_mask(of(c, w), places) for c in codes)]),
+                    chars=np.concatenate([none, *(char_mask(of(c, w), len(note)) for c in codes)]),
+                    spans=np.array([len(of(c, w)) for c in codes], int),
+                    has=np.array([bool(of(c, w)) for c in coded], bool)) for w in who}
+    sums = {part:coincidences(np.array([m[answers] for m in marks.values()]))
+            for part,answers in (('token', 'words'), ('has_evidence', 'has'))}
     for a,b in combinations(who, 2):
-        hits,n = np.sum([(0, 0), *(span_hits(of(c, a), of(c, b)) for c in codes)], 0),[sum(len(of(c, w)) for c in codes) for w in (a, b)]
-        sums |= {('token', a, b):crossed(np.stack([marks[a], marks[b]])), ('has_evidence', a, b):crossed(np.stack([has[a], has[b]])),
-                 ('exact', a, b):np.array([hits[0], *n]), ('relaxed', a, b):np.array([hits[1], *n]),
-                 ('character', a, b):np.array([(chars[a] & chars[b]).sum(), chars[a].sum(), chars[b].sum()])}
+        hits = np.sum([(0, 0), *(span_hits(of(c, a), of(c, b)) for c in codes)], 0)
+        sums |= {(part, a, b):v for part,v in _pair_sums(marks[a], marks[b], hits).items()}
     return sums
 
 # %% ../../nbs/data/60_agreement.ipynb #375ff43e
-def _raw(table): return ratio(table[..., 0] + table[..., 3], table.sum(-1))
+def _raw(table:Float[np.ndarray, "... 4"]) -> Float[np.ndarray, "..."]:
+    "The share of equal decisions"
+    return ratio(table[..., 0] + table[..., 3], table.sum(-1))
 
-METRICS = {'token/kappa':('token', kappa), 'token/f1':('token', positive_f1), 'span/exact_f1':('exact', overlap_f1), 'span/relaxed_f1':('relaxed', overlap_f1),
-           'character/f1':('character', overlap_f1), 'has_evidence/kappa':('has_evidence', kappa), 'has_evidence/raw':('has_evidence', _raw)}
+METRICS = {'token/kappa':('token', kappa), 'token/f1':('token', positive_f1),
+           'span/exact_f1':('exact', overlap_f1), 'span/relaxed_f1':('relaxed', overlap_f1),
+           'character/f1':('character', overlap_f1),
+           'has_evidence/kappa':('has_evidence', kappa), 'has_evidence/raw':('has_evidence', _raw)}
 ALPHAS = {'token/alpha':'token', 'has_evidence/alpha':'has_evidence'}
 
 def _over_pairs(statistic, n:int):
@@ -153,6 +179,15 @@ def _over_pairs(statistic, n:int):
         return mean(np.stack([np.nansum(values, -1), (~np.isnan(values)).sum(-1)], -1))
     return f
 
+def _tables(sums:list[dict], couples:list[tuple[str, str]]) -> dict[str, tuple]:
+    "For each metric what every note adds to it, and the statistic of these sums"
+    def side_by_side(part):
+        nothing = np.zeros(PARTS[part])
+        return np.array([np.concatenate([s.get((part, *c), nothing) for c in couples]) for s in sums])
+    tables = {m:(side_by_side(part), _over_pairs(f, PARTS[part])) for m,(part,f) in METRICS.items()}
+    return tables | {m:(np.array([s[part] for s in sums]), alpha) for m,part in ALPHAS.items()}
+
+# %% ../../nbs/data/60_agreement.ipynb #a92e0002
 def agreement(
     corpus:Corpus,                             # the notes that were read
     rationales:Iterable[Rationale],            # of at least two sources
@@ -162,16 +197,17 @@ def agreement(
     seed:int = 0,                              # of the resamples
     confidence:float = .95,                    # of the intervals, in (0, 1)
 ) -> pd.DataFrame:                             # level, metric, value, low, high, n_notes, n_pairs; NaN where undefined
-    "How far annotators agree, with percentile bootstrap intervals over notes (Cohen 1960; Krippendorff 2011; Hripcsak and Rothschild 2005)"
-    who,rows = readers(rationales := list(rationales), read),[]
+    "Agreement with bootstrap intervals over notes (Cohen 1960; Krippendorff 2011; Hripcsak and Rothschild 2005)"
+    rationales = list(rationales)
+    who,rows = readers(rationales, read),[]
     codes,coded = (universe(corpus, rationales, who, u) for u in (which, 'coded'))
     couples = list(combinations(sorted(set().union(*who.values())), 2))
     for level in (*LEVELS, 'any'):
         spans = spans_at(rationales, level)
         sums = [note_sums(corpus.note(i), codes[i], coded[i], spans, w) for i,w in who.items()]
-        tables = {m:(np.array([np.concatenate([s.get((part, *c), np.zeros(PARTS[part])) for c in couples]) for s in sums]), _over_pairs(f, PARTS[part])) for m,(part,f) in METRICS.items()}
-        tables |= {m:(np.array([s[part] for s in sums]), alpha) for m,part in ALPHAS.items()}
-        for m,(table,f) in tables.items():
-            n_pairs = sum(map(len, (coded if m.startswith('has') else codes).values()))
-            rows.append(dict(level=level, metric=m, **interval(table, f, n_draws, seed, confidence)._asdict(), n_notes=len(who), n_pairs=n_pairs))
+        for metric,(table,statistic) in _tables(sums, couples).items():
+            asked = coded if metric.startswith('has') else codes
+            found = interval(table, statistic, n_draws, seed, confidence)._asdict()
+            n_pairs = sum(map(len, asked.values()))
+            rows.append(dict(level=level, metric=metric, **found, n_notes=len(who), n_pairs=n_pairs))
     return pd.DataFrame(rows)

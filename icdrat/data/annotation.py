@@ -22,7 +22,7 @@ from ..codes import UnknownCode, description
 from .corpus import Corpus
 from .exchange import BrokenFile, MissingFile, whole_file, whole_folder
 from ..text import merge_spans
-from ..types import LEVELS, SYSTEMS, BadInput, Code, Rationale, Span, check_inside
+from ..types import LEVELS, SYSTEMS, BadInput, Code, Note, Rationale, Span, check_inside
 
 # %% ../../nbs/data/55_annotation.ipynb #66fe7d36
 class BlankNote(BadInput): "A note without a visible character cannot be annotated"
@@ -47,7 +47,8 @@ def _asked(corpus:Corpus, rationales:Iterable[Rationale]) -> Iterable[tuple]:
     for r in rationales: by_note[r.note_id].append(check_inside(r, corpus.note(r.note_id)))
     for n in corpus.notes:
         if not n.text.strip(): raise BlankNote(f"{n.id}: the note has no visible character; leave it out")
-        yield n, list(dict.fromkeys([*corpus.codes[n.id], *(r.code for r in by_note[n.id])])), by_note[n.id]
+        mine = by_note[n.id]
+        yield n, list(dict.fromkeys([*corpus.codes[n.id], *(r.code for r in mine)])), mine
 
 # %% ../../nbs/data/55_annotation.ipynb #c8e45800
 VERDICTS = ('agreed', 'only first', 'only second', 'keep')
@@ -56,22 +57,36 @@ def label_studio_config(
     verdicts:bool = False, # True: for adjudication, every region has one of `VERDICTS`
 ) -> str:                  # XML, for the labelling interface of a project
     "The labelling page: a row of the note's codes for each level"
-    rows = ''.join(f'  <Header value={quoteattr(l.capitalize())} size="5"/>\n  <Labels name="{l}" toName="text" value="$codes"/>\n' for l in LEVELS)
+    rows = ''.join(
+        f'  <Header value={quoteattr(l.capitalize())} size="5"/>\n'
+        f'  <Labels name="{l}" toName="text" value="$codes"/>\n' for l in LEVELS)
     choice = ''.join(f'<Choice value="{v}"/>' for v in VERDICTS)
-    verdict = f'  <Choices name="verdict" toName="text" perRegion="true" choice="single">{choice}</Choices>\n' if verdicts else ''
-    return (f'<View>\n  <Table name="described" value="$described"/>\n{rows}  <Text name="text" value="$text" granularity="word" saveTextResult="no"/>\n{verdict}'
-            '  <Header value="No evidence in this note for" size="5"/>\n  <Choices name="nothing" toName="text" choice="multiple" value="$nothing"/>\n</View>\n')
+    verdict = f'  <Choices name="verdict" toName="text" perRegion="true" choice="single">{choice}</Choices>\n'
+    return (
+        '<View>\n'
+        '  <Table name="described" value="$described"/>\n'
+        f'{rows}'
+        '  <Text name="text" value="$text" granularity="word" saveTextResult="no"/>\n'
+        f'{verdict if verdicts else ""}'
+        '  <Header value="No evidence in this note for" size="5"/>\n'
+        '  <Choices name="nothing" toName="text" choice="multiple" value="$nothing"/>\n'
+        '</View>\n')
 
 # %% ../../nbs/data/55_annotation.ipynb #6d1fdfd7
 def _nothing(code:Code, level:str) -> str: return label(code) if level == 'mention' else f'{label(code)} ({level})'
 
+def _region(id:str, r:Rationale, s:Span) -> dict:
+    "One span of a rationale"
+    value = dict(start=s.start, end=s.end, labels=[label(r.code)])
+    return dict(id=id, type='labels', from_name=r.level, to_name='text', value=value)
+
 def _result(rationales:Iterable[Rationale]) -> list[dict]:
     "The regions and ticks of one source in one note"
     rationales = list(rationales)
-    made = [dict(id=f'r{i}-{n}', type='labels', from_name=r.level, to_name='text', value=dict(start=s.start, end=s.end, labels=[label(r.code)]))
-            for i,r in enumerate(rationales) for n,s in enumerate(r.spans)]
+    made = [_region(f'r{i}-{n}', r, s) for i,r in enumerate(rationales) for n,s in enumerate(r.spans)]
     ticks = [_nothing(r.code, r.level) for r in rationales if not r.spans]
-    return made + ([dict(id='nothing', type='choices', from_name='nothing', to_name='text', value=dict(choices=ticks))] if ticks else [])
+    if not ticks: return made
+    return [*made, dict(id='nothing', type='choices', from_name='nothing', to_name='text', value=dict(choices=ticks))]
 
 def label_studio_tasks(
     corpus:Corpus,                        # notes to be annotated; give `head` or `only` for fewer
@@ -82,17 +97,32 @@ def label_studio_tasks(
     for note,codes,rs in _asked(corpus, rationales):
         by_source = {s:[r for r in rs if r.source == s] for s in dict.fromkeys(r.source for r in rs)}
         ticks = dict.fromkeys([*map(label, codes), *(_nothing(r.code, r.level) for r in rs if not r.spans)])
-        made.append(dict(data=dict(note_id=note.id, text=note.text, codes=[dict(value=label(c), hint=_said(c)) for c in codes], nothing=[dict(value=t) for t in ticks],
-                                   described={label(c):_said(c) for c in codes}), predictions=[dict(model_version=s, result=_result(r)) for s,r in by_source.items()]))
+        data = dict(
+            note_id=note.id, text=note.text,
+            codes=[dict(value=label(c), hint=_said(c)) for c in codes],
+            nothing=[dict(value=t) for t in ticks],
+            described={label(c):_said(c) for c in codes})
+        sets = [dict(model_version=s, result=_result(r)) for s,r in by_source.items()]
+        made.append(dict(data=data, predictions=sets))
     return made
 
 # %% ../../nbs/data/55_annotation.ipynb #a6df51f7
-LOCAL = "Import tasks.json into a project with the labelling interface of config.xml.\n\nWhere the notes are under a licence, run Label Studio on this machine only\n(--internal-host 127.0.0.1, COLLECT_ANALYTICS=0, LATEST_VERSION_CHECK=0, SENTRY_DSN= FRONTEND_SENTRY_DSN=): whoever can open the server can read the notes.\n"
+LOCAL = """\
+Import tasks.json into a project with the labelling interface of config.xml.
+
+Where the notes are under a licence, run Label Studio on this machine only
+(--internal-host 127.0.0.1, COLLECT_ANALYTICS=0, LATEST_VERSION_CHECK=0, SENTRY_DSN= FRONTEND_SENTRY_DSN=): \
+whoever can open the server can read the notes.
+"""
 
 def _write_tasks(folder:str|Path, made:list[dict], verdicts:bool, private:bool) -> None:
-    "Tasks, labelling page and a word on where the server may be; files and folder for their owner only where they are private"
+    "Tasks, labelling page and a word on where the server may be; for their owner only where they are private"
+    files = {
+        'tasks.json':json.dumps(made, ensure_ascii=False, indent=1),
+        'config.xml':label_studio_config(verdicts),
+        'README.txt':LOCAL}
     with whole_folder(folder, 'tasks.json', private) as part:
-        for name,words in {'tasks.json':json.dumps(made, ensure_ascii=False, indent=1), 'config.xml':label_studio_config(verdicts), 'README.txt':LOCAL}.items():
+        for name,words in files.items():
             with whole_file(part/name, private) as file: file.write_bytes(words.encode())
 
 def write_label_studio(
@@ -115,7 +145,8 @@ def exported_tasks(
     if not Path(path).is_file(): raise MissingFile(f"{path}: no such file; name the JSON export itself")
     try: made = json.loads(Path(path).read_bytes().decode())
     except UnicodeDecodeError: raise BrokenFile(f"{path}: not UTF-8; export it again") from None
-    except (json.JSONDecodeError, RecursionError): raise BrokenFile(f"{path}: not JSON, or cut off; export it again, as JSON") from None
+    except (json.JSONDecodeError, RecursionError):
+        raise BrokenFile(f"{path}: not JSON, or cut off; export it again, as JSON") from None
     if not isinstance(made, list) or not all(isinstance(t, dict) and isinstance(t.get('data'), dict) for t in made):
         raise BadExport(f"{path}: not a list of tasks with their data; export as JSON, not as JSON-MIN")
     return made
@@ -130,8 +161,12 @@ def _rationales(note, regions:Iterable[tuple[Code, str, Span|None]], source:str,
     found = defaultdict(list)
     for code,level,span in regions: found[code, level].append(span)
     for (code,level),spans in found.items():
-        if None in spans and any(spans): raise Contradiction(f"{where}: {code} is marked at level {level} and ticked as without evidence by {source!r}; undo one of them there and export again")
-    return [check_inside(Rationale(note.id, c, sorted_spans([s for s in spans if s]), source, l), note) for (c,l),spans in found.items()]
+        if None in spans and any(spans):
+            raise Contradiction(
+                f"{where}: {code} is marked at level {level} and ticked as without evidence by {source!r}; "
+                "undo one of them there and export again")
+    made = [Rationale(note.id, c, sorted_spans([s for s in spans if s]), source, l) for (c,l),spans in found.items()]
+    return [check_inside(r, note) for r in made]
 
 # %% ../../nbs/data/55_annotation.ipynb #39470bf3
 def region_marks(
@@ -139,7 +174,8 @@ def region_marks(
 ) -> Iterator[tuple[Code, str, Span|None]]: # code, level and place; None: ticked as without evidence
     "What a region says; nothing where it is neither a mark nor a tick"
     if r.get('from_name') in LEVELS:
-        for l in r['value']['labels']: yield unlabel(l), r['from_name'], Span(r['value']['start'], r['value']['end'])
+        for l in r['value']['labels']:
+            yield unlabel(l), r['from_name'], Span(r['value']['start'], r['value']['end'])
     elif r.get('from_name') == 'nothing':
         for t in r['value']['choices']:
             code,level = re.fullmatch(rf'(.*?)(?: \(({"|".join(LEVELS)})\))?', t).groups()
@@ -151,11 +187,24 @@ def annotator(
 ) -> str:                  # a name
     "Who made a set of regions"
     if isinstance(source, str): return source
-    who = a.get('model_version', a.get('completed_by'))
+    who,named = a.get('model_version', a.get('completed_by')), source or {}
     if isinstance(who, dict): who = who.get('email') or who.get('id')
-    return (source or {}).get(who if isinstance(who, (str, int)) else None, who if isinstance(who, str) else f'annotator-{who}')
+    if isinstance(who, str): return named.get(who, who)
+    return named.get(who if isinstance(who, int) else None, f'annotator-{who}')
 
 # %% ../../nbs/data/55_annotation.ipynb #b7c71f87
+def _of_sets(note, sets:list[dict], source:str|dict|None, where:str, seen:set) -> Iterator[Rationale]:
+    "The rationales of all sets of regions of one task"
+    for a in sets:
+        if a.get('was_cancelled'): continue
+        who = annotator(a, source)
+        if (note.id, who) in seen:
+            raise Contradiction(
+                f"{where}: {who!r} has two annotations of note {note.id!r}; "
+                "give each annotator a name, or delete one")
+        seen.add((note.id, who))
+        yield from _rationales(note, (m for r in a['result'] for m in region_marks(r)), who, where)
+
 def read_label_studio(
     path:str|Path,                     # JSON export, or our own tasks.json
     corpus:Corpus,                     # the notes that were annotated
@@ -167,64 +216,86 @@ def read_label_studio(
     for n,t in enumerate(exported_tasks(path), 1):
         where = f"{path}, task {t.get('id', n)}"
         note = corpus.note(t['data'].get('note_id'))
-        if t['data'].get('text') != note.text: raise ChangedText(f"{where}: the text is not that of note {note.id!r}; was it annotated on another edition?")
-        try:
-            for a in t.get('predictions' if predictions else 'annotations') or ():
-                if a.get('was_cancelled'): continue
-                if (key := (note.id, who := annotator(a, source))) in seen: raise Contradiction(f"{where}: {who!r} has two annotations of note {note.id!r}; give each annotator a name, or delete one")
-                seen.add(key)
-                read += _rationales(note, (m for r in a['result'] for m in region_marks(r)), who, where)
+        if t['data'].get('text') != note.text:
+            raise ChangedText(
+                f"{where}: the text is not that of note {note.id!r}; was it annotated on another edition?")
+        sets = t.get('predictions' if predictions else 'annotations') or ()
+        try: read += _of_sets(note, sets, source, where, seen)
         except BadInput as e: raise type(e)(f"{where}: {e}" if not str(e).startswith(where) else str(e)) from None
-        except (KeyError, TypeError, AttributeError): raise BadExport(f"{where}: a region lacks its labels or offsets; export again, as JSON") from None
+        except (KeyError, TypeError, AttributeError):
+            raise BadExport(f"{where}: a region lacks its labels or offsets; export again, as JSON") from None
     return read
 
 # %% ../../nbs/data/55_annotation.ipynb #8f3415a4
 class TwoSources(BadInput): "One folder of brat files is for one annotator"
 
 def _type(code:Code) -> str:
-    if not re.fullmatch(r'[A-Za-z0-9.]+', code.value): raise BadInput(f"code {code.value!r}: brat types are made of letters and digits")
+    "The code as a type of brat's"
+    if not re.fullmatch(r'[A-Za-z0-9.]+', code.value):
+        raise BadInput(f"code {code.value!r}: brat types are made of letters and digits")
     return f"{code.system}-{code.value.replace('.', '_')}"
 
 def _pieces(text:str, span:Span) -> list[Span]:
     "The span cut at line breaks"
-    return [Span(span.start+m.start(), span.start+m.end()) for m in re.finditer(r'[^\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+', text[span.start:span.end])]
+    within = re.finditer(r'[^\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+', text[span.start:span.end])
+    return [Span(span.start+m.start(), span.start+m.end()) for m in within]
 
 def _joined(text:str, pieces:list[Span]) -> list[Span]:
     "Pieces with only line breaks between them as one span"
     whole = []
     for p in sorted(pieces):
-        if whole and whole[-1].end < p.start and not _pieces(text, Span(whole[-1].end, p.start)): whole[-1] = Span(whole[-1].start, p.end)
+        before = whole[-1] if whole else None
+        if before and before.end < p.start and not _pieces(text, Span(before.end, p.start)):
+            whole[-1] = Span(before.start, p.end)
         else: whole.append(p)
     return whole
+
+# %% ../../nbs/data/55_annotation.ipynb #5059dc2f
+def _brat_mark(text:str, n:int, r:Rationale, s:Span|None) -> list[str]:
+    "The lines of the nth mark; a span of None: the rationale is empty"
+    first = len(text) - len(text.lstrip())  # the first visible character
+    pieces = _pieces(text, s) if s else []
+    shown = pieces or [Span(first, first+1)]
+    places = ';'.join(f'{p.start} {p.end}' for p in shown)
+    words = ' '.join(text[p.start:p.end] for p in shown).replace('\t', ' ')
+    lines = [f"T{n}\t{_type(r.code)} {places}\t{words}", f"A{2*n}\tLevel T{n} {r.level}"]
+    if s is None: return [*lines, f"A{2*n+1}\tNoEvidence T{n}"]
+    return lines if _joined(text, shown) == [s] else [*lines, f"#{n}\tExactSpan T{n}\t{s.start} {s.end}"]
 
 def brat_lines(
     text:str,                         # of the note
     rationales:Iterable[Rationale],   # of the note, one source
 ) -> list[str]:                       # lines of its .ann file
     "The marks of one note as brat writes them"
-    lines,first = [],len(text) - len(text.lstrip())
-    for n,(r,s) in enumerate(((r, s) for r in rationales for s in r.spans or [None]), 1):
-        pieces = _pieces(text, s) if s else []
-        shown = pieces or [Span(first, first+1)]
-        words = ' '.join(text[p.start:p.end] for p in shown).replace('\t', ' ')
-        lines += [f"T{n}\t{_type(r.code)} {';'.join(f'{p.start} {p.end}' for p in shown)}\t{words}", f"A{2*n}\tLevel T{n} {r.level}"]
-        if s is None: lines.append(f"A{2*n+1}\tNoEvidence T{n}")
-        elif _joined(text, shown) != [s]: lines.append(f"#{n}\tExactSpan T{n}\t{s.start} {s.end}")
-    return lines
+    marks = [(r, s) for r in rationales for s in r.spans or [None]]
+    return [line for n,(r,s) in enumerate(marks, 1) for line in _brat_mark(text, n, r, s)]
 
 # %% ../../nbs/data/55_annotation.ipynb #44999dbb
+def _brat_settings(asked:list[tuple]) -> dict[str, str]:
+    "The files of a collection beside its notes, by name"
+    codes = sorted({c for _,cs,_ in asked for c in cs})
+    types = ''.join(f'{_type(c)}\n' for c in codes)
+    looks = ''.join(f"{_type(c)} | {label(c)} {_said(c).replace('|', '/')} | {label(c)}\n" for c in codes)
+    table = ''.join(f'{n.id}\t{label(c)}\t{_said(c)}\n' for n,cs,_ in asked for c in cs)
+    return {
+        'annotation.conf':
+            f'[entities]\n{types}[relations]\n[events]\n[attributes]\n'
+            f'Level Arg:<ENTITY>, Value:{"|".join(LEVELS)}\nNoEvidence Arg:<ENTITY>\n',
+        'visual.conf': f'[labels]\n{looks}[drawing]\nLevel dashArray:,|3-3|1-2\nNoEvidence glyph:\u2205\n',
+        'codes.tsv': f'note\tcode\tdescription\n{table}',
+        'README.txt': "Keep restricted notes on this machine: a brat server must be local.\n"}
+
 def write_brat(
     folder:str|Path,                      # replaced when it holds annotation.conf
     corpus:Corpus,                        # notes to be annotated
     rationales:Iterable[Rationale] = (),  # pre-annotations of one source
 ) -> None:
     "A brat collection for one annotator; restricted notes: 0600, and the server must be local"
-    asked = list(_asked(corpus, rationales := list(rationales)))
-    if len(sources := {r.source for r in rationales}) > 1: raise TwoSources(f"{', '.join(sorted(sources))}: write a folder for each")
-    codes = sorted({c for _,cs,_ in asked for c in cs})
-    files = {'annotation.conf':'[entities]\n'+''.join(f'{_type(c)}\n' for c in codes)+f'[relations]\n[events]\n[attributes]\nLevel Arg:<ENTITY>, Value:{"|".join(LEVELS)}\nNoEvidence Arg:<ENTITY>\n',
-             'visual.conf':'[labels]\n'+''.join(f"{_type(c)} | {label(c)} {_said(c).replace('|', '/')} | {label(c)}\n" for c in codes)+'[drawing]\nLevel dashArray:,|3-3|1-2\nNoEvidence glyph:\u2205\n',
-             'codes.tsv':'note\tcode\tdescription\n'+''.join(f'{n.id}\t{label(c)}\t{_said(c)}\n' for n,cs,_ in asked for c in cs), 'README.txt':"Keep restricted notes on this machine: a brat server must be local.\n"}
+    rationales = list(rationales)
+    asked = list(_asked(corpus, rationales))
+    sources = sorted({r.source for r in rationales})
+    if len(sources) > 1: raise TwoSources(f"{', '.join(sources)}: write a folder for each")
+    files = _brat_settings(asked)
     for note,_,rs in asked:
         name = quote(note.id, safe='')
         files |= {f'{name}.txt':note.text, f'{name}.ann':''.join(l+'\n' for l in brat_lines(note.text, rs))}
@@ -236,17 +307,21 @@ def write_brat(
 def brat_line(
     line:str,  # of an .ann file
     where:str, # file and line, for the message
-) -> tuple:    # 'T', mark, type, pieces; or 'Level', mark, level; 'NoEvidence', mark; 'ExactSpan', mark, span; or nothing
+) -> tuple:    # its kind, the mark it is about, and what it says of it; or nothing
     "What one line says"
     try:
         id,said,*rest = line.split('\t')
         kind,*args = said.split(' ', 1)
         if id[0] == 'T': return 'T', id, kind, [Span(*map(int, p.split())) for p in args[0].split(';')]
-        if id[0] in 'AM' and kind == 'Level': mark,level = args[0].split(); return kind, mark, level
+        if id[0] in 'AM' and kind == 'Level':
+            mark,level = args[0].split()
+            return kind, mark, level
         if id[0] in 'AM' and kind == 'NoEvidence': return kind, args[0].strip()
         if id[0] == '#' and kind == 'ExactSpan': return kind, args[0], Span(*map(int, rest[0].split()))
         return ()
-    except (BadInput, ValueError, IndexError, TypeError): raise BadExport(f"{where}: not a line of brat's; marks are 'T1<tab>type start end;start end<tab>words'") from None
+    except (BadInput, ValueError, IndexError, TypeError):
+        raise BadExport(
+            f"{where}: not a line of brat's; marks are 'T1<tab>type start end;start end<tab>words'") from None
 
 def brat_marks(
     text:str,              # of the note
@@ -257,7 +332,10 @@ def brat_marks(
     level,exact = ({s[1]:s[2] for s in said if s[:1] == (what,)} for what in ('Level', 'ExactSpan'))
     none = {s[1] for s in said if s[:1] == ('NoEvidence',)}
     for _,id,kind,pieces in (s for s in said if s[:1] == ('T',)):
-        yield id, kind, level.get(id, 'mention'), [None] if id in none else [exact[id]] if id in exact else _joined(text, pieces)
+        if id in none: places = [None]
+        elif id in exact: places = [exact[id]]
+        else: places = _joined(text, pieces)
+        yield id, kind, level.get(id, 'mention'), places
 
 def brat_code(kind:str) -> Code:
     "The code that a type stands for: icd10cm-E11_9, or E11_9 alone"
@@ -265,6 +343,17 @@ def brat_code(kind:str) -> Code:
     return Code(system, value.replace('_', '.')) if parted else Code('icd10cm', kind.replace('_', '.'))
 
 # %% ../../nbs/data/55_annotation.ipynb #64d74fbb
+def _brat_files(folder:Path, note:Note) -> tuple[Path, list[str]]|None:
+    "The .ann file of a note and its lines, None where there is none; refused when the text is another"
+    txt,ann = (folder/f"{quote(note.id, safe='')}.{end}" for end in ('txt', 'ann'))
+    if not ann.is_file(): return None
+    try: text,marks = txt.read_bytes().decode() if txt.is_file() else None, ann.read_bytes().decode()
+    except UnicodeDecodeError: raise BrokenFile(f"{ann} or its text is not UTF-8; copy it again") from None
+    if text != note.text:
+        raise ChangedText(
+            f"{txt}: not the text of note {note.id!r}; were line endings converted, or is the file gone?")
+    return ann, marks.split('\n')
+
 def read_brat(
     folder:str|Path, # a brat collection
     corpus:Corpus,   # the notes that were annotated; those without an .ann file are left out
@@ -274,13 +363,12 @@ def read_brat(
     if not Path(folder).is_dir(): raise MissingFile(f"{folder}: no such folder")
     read = []
     for note in corpus.notes:
-        txt,ann = (Path(folder)/f"{quote(note.id, safe='')}.{end}" for end in ('txt', 'ann'))
-        if not ann.is_file(): continue
-        try: text,marks = txt.read_bytes().decode() if txt.is_file() else None, ann.read_bytes().decode()
-        except UnicodeDecodeError: raise BrokenFile(f"{ann} or its text is not UTF-8; copy it again") from None
-        if text != note.text: raise ChangedText(f"{txt}: not the text of note {note.id!r}; were line endings converted, or is the file gone?")
-        said = [brat_line(l, f"{ann}, line {n}") for n,l in enumerate(marks.split('\n'), 1) if l.strip()]
-        read += _rationales(note, ((brat_code(kind), level, s) for _,kind,level,places in brat_marks(text, said) for s in places), source, str(ann))
+        found = _brat_files(Path(folder), note)
+        if found is None: continue
+        ann,lines = found
+        said = [brat_line(l, f"{ann}, line {n}") for n,l in enumerate(lines, 1) if l.strip()]
+        marks = ((brat_code(kind), level, s) for _,kind,level,places in brat_marks(note.text, said) for s in places)
+        read += _rationales(note, marks, source, str(ann))
     if not read and not any(Path(folder).glob('*.ann')): raise MissingFile(f"{folder}: no .ann files in it")
     return read
 
@@ -294,9 +382,12 @@ class Comparison(NamedTuple):
     first:tuple[Span, ...]  # only in the first
     second:tuple[Span, ...] # only in the second
 
+_INNER = r'[^\s.,;:!?()\[\]{}"\'“”‘’«»¿¡–—*#-]' # a character that is not trimmed
+_TRIMMED = re.compile(rf'{_INNER}(?:.*{_INNER})?', re.S)
+
 def trimmed(text:str, span:Span) -> Span:
     "The span without blanks and punctuation at its ends; as it is when nothing else is in it"
-    m = re.search(r'[^\s.,;:!?()\[\]{}"\'“”‘’«»¿¡–—*#-](?:.*[^\s.,;:!?()\[\]{}"\'“”‘’«»¿¡–—*#-])?', text[span.start:span.end], re.S)
+    m = _TRIMMED.search(text[span.start:span.end])
     return Span(span.start+m.start(), span.start+m.end()) if m else span
 
 def compare(
@@ -309,17 +400,33 @@ def compare(
     for who,rs in enumerate((first, second)):
         for r in rs:
             note = corpus.note(r.note_id)
-            found[r.note_id, r.code, r.level][who].update(trimmed(note.text, s) for s in check_inside(r, note).spans)
-    return [Comparison(*key, *(tuple(sorted(s)) for s in (a & b, a - b, b - a))) for key,(a,b) in found.items()]
+            spans = [trimmed(note.text, s) for s in check_inside(r, note).spans]
+            found[r.note_id, r.code, r.level][who].update(spans)
+    def ordered(spans): return tuple(sorted(spans))
+    return [Comparison(*key, ordered(a & b), ordered(a - b), ordered(b - a)) for key,(a,b) in found.items()]
 
 # %% ../../nbs/data/55_annotation.ipynb #1fc5d487
 def one_note(corpus:Corpus, note_id:str) -> Corpus:
     "The corpus with one note only, without rationales"
     corpus.note(note_id)
-    return Corpus(corpus.name, corpus.table.slice(corpus.table['note_id'].to_pylist().index(note_id), 1), (), corpus.language, corpus.restricted)
+    row = corpus.table['note_id'].to_pylist().index(note_id)
+    return Corpus(corpus.name, corpus.table.slice(row, 1), (), corpus.language, corpus.restricted)
 
 # %% ../../nbs/data/55_annotation.ipynb #0b6d8f09
 class Undecided(BadInput): "A disputed region was neither kept nor deleted"
+
+def _verdicts(compared:list[Comparison]) -> list[dict]:
+    "The regions of two annotators in one note, each with its label and its verdict"
+    result = []
+    for c in compared:
+        for verdict,spans in zip(VERDICTS, (c.agreed, c.first, c.second)):
+            for s in spans:
+                id,place = f'r{len(result)}', dict(start=s.start, end=s.end)
+                result.append(dict(id=id, type='labels', from_name=c.level, to_name='text',
+                                   value=place | dict(labels=[label(c.code)])))
+                result.append(dict(id=id, type='choices', from_name='verdict', to_name='text',
+                                   value=place | dict(choices=[verdict])))
+    return result
 
 def adjudication(
     corpus:Corpus,              # the notes
@@ -331,18 +438,12 @@ def adjudication(
     for c in compare(corpus, first, second): by_note[c.note_id].append(c)
     for id,cs in by_note.items():
         gold = [Rationale(id, c.code, sorted_spans([*c.agreed]), 'adjudicated', c.level) for c in cs]
-        if not any(c.first or c.second for c in cs): settled += gold; continue
-        result = []
-        for c in cs:
-            for verdict,spans in zip(VERDICTS, (c.agreed, c.first, c.second)):
-                for s in spans:
-                    value,rid = dict(start=s.start, end=s.end), f'r{len(result)}'
-                    result += [dict(id=rid, type='labels', from_name=c.level, to_name='text', value=dict(value, labels=[label(c.code)])),
-                               dict(id=rid, type='choices', from_name='verdict', to_name='text', value=dict(value, choices=[verdict]))]
-        one = one_note(corpus, id)
-        [task] = label_studio_tasks(one, [r for r in gold if not r.spans])
+        if not any(c.first or c.second for c in cs):
+            settled += gold
+            continue
+        [task] = label_studio_tasks(one_note(corpus, id), [r for r in gold if not r.spans])
         task['data']['asked'] = [[label(c.code), c.level] for c in cs]
-        tasks.append(task | dict(predictions=[dict(model_version='to decide', result=result)]))
+        tasks.append(task | dict(predictions=[dict(model_version='to decide', result=_verdicts(cs))]))
     return settled, tasks
 
 # %% ../../nbs/data/55_annotation.ipynb #76884e92
@@ -357,6 +458,19 @@ def write_adjudication(
     _write_tasks(folder, tasks, True, corpus.restricted)
     return settled
 
+def _check_decided(task:dict, where:str) -> None:
+    "Refuse a task that nobody submitted, or with a region whose verdict is still open"
+    submitted = [a for a in task.get('annotations') or () if not a.get('was_cancelled')]
+    verdicts = [r for a in submitted for r in a['result'] if r.get('from_name') == 'verdict']
+    open_ = [r for r in verdicts if r['value'].get('choices') in (['only first'], ['only second'])]
+    if open_:
+        raise Undecided(
+            f"{where}: {len(open_)} disputed regions still say whose they are; "
+            "delete each, or set its verdict to keep")
+    if not submitted:
+        raise Undecided(
+            f"{where}: nobody has decided about this note yet; submit its task and export again")
+
 def read_adjudication(
     path:str|Path,  # JSON export of the adjudicator's project
     corpus:Corpus,  # the notes
@@ -364,10 +478,9 @@ def read_adjudication(
     "What the adjudicator decided"
     decided,asked = read_label_studio(path, corpus, 'adjudicated'),[]
     for t in exported_tasks(path):
-        id,regions = t['data']['note_id'], [r for a in t.get('annotations') or () if not a.get('was_cancelled') for r in a['result']]
-        open_ = [r for r in regions if r.get('from_name') == 'verdict' and r['value'].get('choices') in (['only first'], ['only second'])]
-        if open_: raise Undecided(f"{path}, note {id!r}: {len(open_)} disputed regions still say whose they are; delete each, or set its verdict to keep")
-        if all(a.get('was_cancelled') for a in t.get('annotations') or ()): raise Undecided(f"{path}, note {id!r}: nobody has decided about this note yet; submit its task and export again")
+        id = t['data']['note_id']
+        _check_decided(t, f"{path}, note {id!r}")
         asked += [(id, unlabel(l), level) for l,level in t['data'].get('asked', ())]
     known = {(r.note_id, r.code, r.level) for r in decided}
-    return decided + [Rationale(*k[:2], (), 'adjudicated', k[2]) for k in dict.fromkeys(asked) if k not in known]
+    empty = [k for k in dict.fromkeys(asked) if k not in known]
+    return decided + [Rationale(id, code, (), 'adjudicated', level) for id,code,level in empty]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Iterable, Iterator
 
 import numpy as np
+from jaxtyping import Int
 
 from ..codes import UnknownCode, icd
 from .corpus import Corpus, build, with_codes
@@ -27,13 +28,15 @@ from ..types import BadInput, Code, Note, Rationale, Span
 # %% ../../nbs/data/30_codiesp.ipynb #d593500a
 class NoCodiEsp(BadInput): "CodiEsp is not where it was looked for"
 
-_HOW = "get it from Zenodo, record 3837305 (CC BY 4.0), unpack it into a folder codiesp, and set ICDRAT_DATA to the folder that holds codiesp"
+_HOW = ("get it from Zenodo, record 3837305 (CC BY 4.0), unpack it into a folder codiesp, "
+        "and set ICDRAT_DATA to the folder that holds codiesp")
 
 def home(
     folder:str|Path|None = None, # the corpus, or a folder around it; None: $ICDRAT_DATA/codiesp
 ) -> Path:                       # the folder with train/ in it
     "Where the published files are"
-    if folder is None and not os.environ.get('ICDRAT_DATA'): raise NoCodiEsp(f"the variable ICDRAT_DATA is not set, so CodiEsp cannot be found; {_HOW}")
+    if folder is None and not os.environ.get('ICDRAT_DATA'):
+        raise NoCodiEsp(f"the variable ICDRAT_DATA is not set, so CodiEsp cannot be found; {_HOW}")
     start = Path(os.environ['ICDRAT_DATA'], 'codiesp') if folder is None else Path(folder)
     for inner in ('', 'final_dataset_v4_to_publish', 'codiesp', 'codiesp/final_dataset_v4_to_publish'):
         if (start/inner/'train').is_dir(): return start/inner
@@ -42,13 +45,18 @@ def home(
 # %% ../../nbs/data/30_codiesp.ipynb #7521f18e
 class BadFile(BadInput): "A file of the corpus cannot be read as it was published"
 
+_UNPACK = "unpack Zenodo record 3837305 again"
+
 def _read(file:Path) -> str:
     "All characters of a file as they are"
-    if not file.is_file(): raise MissingFile(f"{file}: there is no such file; unpack Zenodo record 3837305 again")
+    if not file.is_file(): raise MissingFile(f"{file}: there is no such file; {_UNPACK}")
     try: text = file.read_bytes().decode('utf-8')
-    except UnicodeDecodeError as e: raise BadFile(f"{file}: byte {e.start} is not UTF-8; was it saved in another encoding? unpack it again") from None
+    except UnicodeDecodeError as e:
+        raise BadFile(
+            f"{file}: byte {e.start} is not UTF-8; was it saved in another encoding? unpack it again") from None
     if not text.strip(): raise BadFile(f"{file}: the file is empty; unpack it again")
-    if text.startswith('\ufeff'): raise BadFile(f"{file}: it starts with a byte-order mark, which shifts every offset; unpack it again")
+    if text.startswith('\ufeff'):
+        raise BadFile(f"{file}: it starts with a byte-order mark, which shifts every offset; unpack it again")
     return text
 
 # %% ../../nbs/data/30_codiesp.ipynb #e7603a7b
@@ -60,9 +68,15 @@ def _table(
     text = _read(file)
     for n,row in enumerate(text.removesuffix('\n').split('\n'), 1):
         fields,where = row.split('\t'), f"{file.name}, line {n}"
-        if len(fields) != n_columns: raise BadLine(f"{where}: {len(fields)} columns instead of {n_columns}; columns are parted by tabs; unpack the file again")
+        if len(fields) != n_columns:
+            raise BadLine(
+                f"{where}: {len(fields)} columns instead of {n_columns}; "
+                "columns are parted by tabs; unpack the file again")
         yield where, fields
-    if not text.endswith('\n'): raise BadLine(f"{where}: the last line has no line break, so the file may be cut off; unpack it again, or end the line if it is whole")
+    if not text.endswith('\n'):
+        raise BadLine(
+            f"{where}: the last line has no line break, so the file may be cut off; "
+            "unpack it again, or end the line if it is whole")
 
 # %% ../../nbs/data/30_codiesp.ipynb #7eb3c7f5
 KINDS = dict(diagnoses=('D', 'DIAGNOSTICO', 'icd10cm'), procedures=('P', 'PROCEDIMIENTO', 'icd10pcs'))
@@ -74,7 +88,7 @@ def _notes(
 ) -> dict[str, Note]: # by id
     "The notes of a split"
     files = sorted((path/TEXTS[language]).glob('*.txt'))
-    if not files: raise MissingFile(f"{path/TEXTS[language]}: no text files here; unpack Zenodo record 3837305 again")
+    if not files: raise MissingFile(f"{path/TEXTS[language]}: no text files here; {_UNPACK}")
     return {f.stem:Note(f.stem, _read(f), 'codiesp', language) for f in files}
 
 def _code(value:str, system:str, where:str) -> Code:
@@ -83,6 +97,10 @@ def _code(value:str, system:str, where:str) -> Code:
     except UnknownCode as e: raise UnknownCode(f"{where}: {e}") from None
 
 # %% ../../nbs/data/30_codiesp.ipynb #47e0857b
+def _with_text(id:str, notes:dict[str, Note], path:Path, where:str) -> None:
+    "Refuse a line about a note that has no text"
+    if id not in notes: raise MissingFile(f"{where}: note {id!r} has no text file in {path.name}; {_UNPACK}")
+
 def _codes(
     path:Path,             # of one official split
     kind:str,              # one of `KINDS`
@@ -90,12 +108,16 @@ def _codes(
 ) -> dict[str, list[Code]]: # by id of the note, in the order of the table, each once
     "The codes of every note"
     letter,_,system = KINDS[kind]
+    file = path/f'{path.name}{letter}.tsv'
     codes = {i:{} for i in notes}
-    for where,(id,value) in _table(file := path/f'{path.name}{letter}.tsv', 2):
-        if id not in notes: raise MissingFile(f"{where}: note {id!r} has no text file in {path.name}; unpack Zenodo record 3837305 again")
+    for where,(id,value) in _table(file, 2):
+        _with_text(id, notes, path, where)
         codes[id][_code(value, system, where)] = None
     bare = [i for i,cs in codes.items() if not cs]
-    if bare and kind == 'diagnoses': raise BadFile(f"{file.name}: {len(bare)} notes have no code, the first is {bare[0]!r}; the table may be cut off; unpack it again")
+    if bare and kind == 'diagnoses':
+        raise BadFile(
+            f"{file.name}: {len(bare)} notes have no code, the first is {bare[0]!r}; "
+            "the table may be cut off; unpack it again")
     return {i:list(cs) for i,cs in codes.items()}
 
 # %% ../../nbs/data/30_codiesp.ipynb #4ce04b9f
@@ -107,13 +129,19 @@ class Evidence:
     code:Code
     words:str                             # the marked words, as the table gives them
     fragments:tuple[tuple[int, int], ...] # characters, in the order of the table, may be empty
-    def __repr__(self): return f"Evidence({self.where}, {self.note_id!r}, {self.code}, {len(self.fragments)} fragments)"
+    def __repr__(self):
+        return f"Evidence({self.where}, {self.note_id!r}, {self.code}, {len(self.fragments)} fragments)"
 
 def _fragments(field:str, where:str) -> tuple[tuple[int, int], ...]:
     "The offsets of one line: `s e` or `s e;s e`"
-    if not re.fullmatch(r'\d+ \d+(;\d+ \d+)*', field := field.strip()): raise BadLine(f"{where}: the last column must hold offsets, 'start end' or 'start end;start end'; unpack the file again")
+    field = field.strip()
+    if not re.fullmatch(r'\d+ \d+(;\d+ \d+)*', field):
+        raise BadLine(
+            f"{where}: the last column must hold offsets, 'start end' or 'start end;start end'; "
+            "unpack the file again")
     pairs = tuple(tuple(map(int, p.split())) for p in field.split(';'))
-    if back := [p for p in pairs if p[0] > p[1]]: raise BadLine(f"{where}: the fragment {back[0][0]} to {back[0][1]} runs backwards; unpack the file again")
+    for start,end in pairs:
+        if start > end: raise BadLine(f"{where}: the fragment {start} to {end} runs backwards; unpack the file again")
     return pairs
 
 # %% ../../nbs/data/30_codiesp.ipynb #58039649
@@ -125,13 +153,22 @@ def evidence(
 ) -> list[Evidence]:            # every offset inside its note, every code one of its note's
     "The evidence lines for codes of one kind"
     lines,(_,word,system) = [],KINDS[kind]
-    for where,(id,w,value,marked,field) in _table(path/f'{path.name}X.tsv', 5):
-        if w not in (known := [k[1] for k in KINDS.values()]): raise BadLine(f"{where}: the second column must be {' or '.join(known)}; unpack the file again")
-        if w != word: continue
-        if id not in notes: raise MissingFile(f"{where}: note {id!r} has no text file in {path.name}; unpack Zenodo record 3837305 again")
+    known = [k[1] for k in KINDS.values()]
+    for where,(id,said,value,marked,field) in _table(path/f'{path.name}X.tsv', 5):
+        if said not in known:
+            raise BadLine(f"{where}: the second column must be {' or '.join(known)}; unpack the file again")
+        if said != word: continue
+        _with_text(id, notes, path, where)
         pairs,code = _fragments(field, where), _code(value, system, where)
-        if (end := max(e for _,e in pairs)) > len(notes[id]): raise BadLine(f"{where}: a fragment ends at {end}, but note {id} has {len(notes[id])} characters; was the text changed or cut off? unpack it again")
-        if code not in codes[id]: raise BadLine(f"{where}: {code} is not among the codes of note {id}; one of the tables may be cut off; unpack both again")
+        end = max(e for _,e in pairs)
+        if end > len(notes[id]):
+            raise BadLine(
+                f"{where}: a fragment ends at {end}, but note {id} has {len(notes[id])} characters; "
+                "was the text changed or cut off? unpack it again")
+        if code not in codes[id]:
+            raise BadLine(
+                f"{where}: {code} is not among the codes of note {id}; "
+                "one of the tables may be cut off; unpack both again")
         lines.append(Evidence(where, id, code, marked, pairs))
     return lines
 
@@ -152,13 +189,25 @@ class References:
 def references(
     lines:list[Evidence],  # of any notes
     notes:dict[str, Note], # by id
-) -> References:
+) -> References:           # counts
     "Compare the words at the offsets with the words in the table"
-    differ = sum(' '.join(notes[l.note_id].text[s:e] for s,e in l.fragments) != l.words for l in lines)
-    return References(len(lines), differ, sum(len(l.fragments) > 1 for l in lines), sum(list(l.fragments) != sorted(l.fragments) for l in lines),
-        sum(s == e for l in lines for s,e in l.fragments))
+    def there(l): return ' '.join(notes[l.note_id].text[s:e] for s,e in l.fragments)
+    return References(
+        lines=len(lines),
+        differing=sum(there(l) != l.words for l in lines),
+        discontinuous=sum(len(l.fragments) > 1 for l in lines),
+        unordered=sum(list(l.fragments) != sorted(l.fragments) for l in lines),
+        empty=sum(s == e for l in lines for s,e in l.fragments))
 
 # %% ../../nbs/data/30_codiesp.ipynb #5450d21c
+def _fitting(lines:list[Evidence], notes:dict[str, Note], table:str) -> None:
+    "Refuse a split whose offsets do not point at its marked words"
+    fit = references(lines, notes)
+    if fit.agreement < .95:
+        raise ShiftedOffsets(
+            f"{table}: in {fit.differing} of {fit.lines} lines the offsets do not point at the marked words; "
+            "were line endings converted, or is it another edition? unpack texts and table again")
+
 def _gold(
     path:Path,                   # of one official split
     kind:str,                    # one of `KINDS`
@@ -166,12 +215,15 @@ def _gold(
     codes:dict[str, list[Code]], # of each note
 ) -> list[Rationale]:            # one for each (note, code) with a fragment
     "The human rationales of one split"
-    lines = evidence(path, kind, notes, codes)
-    if (fit := references(lines, notes)).agreement < .95: raise ShiftedOffsets(f"{path.name}X.tsv: in {fit.differing} of {fit.lines} lines the offsets do not point at the marked words; were line endings converted, or is it another edition? unpack texts and table again")
+    table,lines = f"{path.name}X.tsv", evidence(path, kind, notes, codes)
+    _fitting(lines, notes, table)
     spans = defaultdict(list)
     for l in lines: spans[l.note_id, l.code].extend(Span(s, e) for s,e in l.fragments if s < e)
     bare = [i for i,cs in codes.items() if cs and not any((i, c) in spans for c in cs)]
-    if bare: raise BadFile(f"{path.name}X.tsv: {len(bare)} coded notes have no evidence line, the first is {bare[0]!r}; the table may be cut off; unpack it again")
+    if bare:
+        raise BadFile(
+            f"{table}: {len(bare)} coded notes have no evidence line, the first is {bare[0]!r}; "
+            "the table may be cut off; unpack it again")
     return [mark(notes[i], c, s, 'human') for (i,c),s in spans.items() if s]
 
 # %% ../../nbs/data/30_codiesp.ipynb #0cf0846a
@@ -184,27 +236,23 @@ def article(
     return note_id.rpartition('-')[0] or note_id
 
 # %% ../../nbs/data/30_codiesp.ipynb #c358797f
-def _choice(name:str, value:str, choices:Iterable[str]):
+def _choice(name:str, value:str, choices:Iterable[str]) -> None:
     "Refuse what is not one of the choices"
     if value not in choices: raise BadInput(f"{name} {value!r}: choose one of {', '.join(choices)}")
 
-def codiesp(
-    folder:str|Path|None = None, # the corpus, or a folder around it; None: $ICDRAT_DATA/codiesp
-    language:str = 'es',         # es: the original with human evidence; en: machine translation, without
-    codes:str = 'diagnoses',     # or procedures, or all
-    report_on:str = 'dev',       # the official split that becomes our test split: dev or test
-    by_article:bool = False,     # True: no article in two splits; its notes in the earlier one are dropped
-) -> Corpus:                     # not restricted
-    "CodiEsp v4 as published (Miranda-Escalada et al. 2020)"
-    for name,value,choices in ('language', language, TEXTS), ('codes', codes, (*KINDS, 'all')), ('report_on', report_on, REPORT_ON): _choice(name, value, choices)
-    rows,gold,folder = [],[],home(folder)
-    for official,split in REPORT_ON[report_on].items():
-        if not (path := folder/official).is_dir(): raise NoCodiEsp(f"{folder}: no folder {official}/, which report_on={report_on!r} needs; {_HOW}")
-        notes = _notes(path, language)
-        coded = {k:_codes(path, k, notes) for k in (KINDS if codes == 'all' else [codes])}
-        rows += [dict(note_id=i, text=n.text, codes=[c for by_note in coded.values() for c in by_note[i]], split=split) for i,n in notes.items()]
-        if language == 'es': gold += [r for k,by_note in coded.items() for r in _gold(path, k, notes, by_note)]
-    return build('codiesp', *(_apart(rows, gold) if by_article else (rows, gold)), language)
+def _official(
+    path:Path,            # of one official split
+    split:str,            # what it is called here
+    language:str,         # es or en
+    kinds:Iterable[str],  # among `KINDS`
+) -> tuple[list[dict], list[Rationale]]: # rows of `build`, and the gold rationales of Spanish notes
+    "The notes of one official split, with codes and evidence"
+    notes = _notes(path, language)
+    coded = {k:_codes(path, k, notes) for k in kinds}
+    rows = [dict(note_id=i, text=n.text, codes=[c for by_note in coded.values() for c in by_note[i]], split=split)
+            for i,n in notes.items()]
+    gold = [r for k,by_note in coded.items() for r in _gold(path, k, notes, by_note)] if language == 'es' else []
+    return rows, gold
 
 def _apart(rows:list[dict], gold:list[Rationale]) -> tuple[list[dict], list[Rationale]]:
     "Without the notes whose article is in a later split too"
@@ -213,29 +261,70 @@ def _apart(rows:list[dict], gold:list[Rationale]) -> tuple[list[dict], list[Rati
     ids = {r['note_id'] for r in kept}
     return kept, [r for r in gold if r.note_id in ids]
 
+# %% ../../nbs/data/30_codiesp.ipynb #4a55d531
+def codiesp(
+    folder:str|Path|None = None, # the corpus, or a folder around it; None: $ICDRAT_DATA/codiesp
+    language:str = 'es',         # es: the original with human evidence; en: machine translation, without
+    codes:str = 'diagnoses',     # or procedures, or all
+    report_on:str = 'dev',       # the official split that becomes our test split: dev or test
+    by_article:bool = False,     # True: no article in two splits; its notes in the earlier one are dropped
+) -> Corpus:                     # not restricted
+    "CodiEsp v4 as published (Miranda-Escalada et al. 2020)"
+    _choice('language', language, TEXTS)
+    _choice('codes', codes, (*KINDS, 'all'))
+    _choice('report_on', report_on, REPORT_ON)
+    rows,gold,folder = [],[],home(folder)
+    for official,split in REPORT_ON[report_on].items():
+        path = folder/official
+        if not path.is_dir():
+            raise NoCodiEsp(f"{folder}: no folder {official}/, which report_on={report_on!r} needs; {_HOW}")
+        some,of_them = _official(path, split, language, KINDS if codes == 'all' else [codes])
+        rows,gold = rows + some, gold + of_them
+    if by_article: rows,gold = _apart(rows, gold)
+    return build('codiesp', rows, gold, language)
+
 # %% ../../nbs/data/30_codiesp.ipynb #72057585
 QUALITIES = ('high', 'mid', 'low')
 SILVER = 'spans_en_projected.jsonl.gz'
 
+def _projected(row:dict, where:str) -> tuple[list[tuple[int, int]], str]:
+    "The fragments of a line that have characters, and the classification of its code"
+    try:
+        whole = all(type(x) is int for pair in row['fragments'] for x in pair)
+        if type(row['id']) is not str or not whole: raise TypeError
+        return [(s, e) for s,e in row['fragments'] if 0 <= s < e], dict(D='icd10cm', P='icd10pcs')[row['type']]
+    except (KeyError, TypeError, ValueError):
+        raise BadLine(
+            f"{where}: id is a string, type is D or P and fragments are [[start, end], …] in whole numbers") from None
+
+def _repeats(text:str, pairs:list[tuple[int, int]], words:str) -> bool:
+    "Whether the line's words stand at its offsets"
+    if not pairs or max(e for _,e in pairs) > len(text): return False
+    return ' ... '.join(text[s:e] for s,e in pairs) == words
+
+# %% ../../nbs/data/30_codiesp.ipynb #62a51ccd
 def silver(
     corpus:Corpus,               # the English notes; only their codes are kept
     file:str|Path,               # `SILVER`
     quality:str = 'high',        # one of `QUALITIES`
-) -> tuple[list[Rationale], dict[str, int]]: # one for each (note, code), with source silver_high etc.; lines left out, by note id
+) -> tuple[list[Rationale], dict[str, int]]: # one a (note, code), source silver_high etc.; lines left out, by note id
     "The projected spans of one quality"
     _choice('quality', quality, QUALITIES)
-    notes,spans,differ,n_lines = {n.id:n for n in corpus.notes},defaultdict(list),defaultdict(int),0
+    notes,n_lines = {n.id:n for n in corpus.notes}, 0
+    spans,differ = defaultdict(list), defaultdict(int)
     for n,row in read_lines(file, ('id', 'type', 'code', 'fragments', 'text', 'q')):
         where = f"{Path(file).name}, line {n}"
-        try:
-            if type(row['id']) is not str or any(type(x) is not int for pair in row['fragments'] for x in pair): raise TypeError
-            pairs,system = [(s, e) for s,e in row['fragments'] if 0 <= s < e],dict(D='icd10cm', P='icd10pcs')[row['type']]
-        except (KeyError, TypeError, ValueError): raise BadLine(f"{where}: id is a string, type is D or P and fragments are [[start, end], …] in whole numbers") from None
-        if row['q'] != quality or row['id'] not in notes or (code := _code(str(row['code']), system, where)) not in corpus.codes[row['id']]: continue
+        pairs,system = _projected(row, where)
+        if row['q'] != quality or row['id'] not in notes: continue
+        note,code = notes[row['id']], _code(str(row['code']), system, where)
+        if code not in corpus.codes[note.id]: continue
         n_lines += 1
-        if ' ... '.join((note := notes[row['id']]).text[s:e] for s,e in pairs) != row['text'] or not pairs or max(e for _,e in pairs) > len(note): differ[note.id] += 1
-        else: spans[note.id, code] += [Span(s, e) for s,e in pairs]
-    if sum(differ.values()) > .05*n_lines: raise ShiftedOffsets(f"{Path(file).name}: in {sum(differ.values())} of {n_lines} lines the offsets do not point at the marked words; give the English corpus, as published")
+        if _repeats(note.text, pairs, row['text']): spans[note.id, code] += [Span(s, e) for s,e in pairs]
+        else: differ[note.id] += 1
+    if sum(differ.values()) > .05*n_lines:
+        raise ShiftedOffsets(
+            f"{Path(file).name}: in {sum(differ.values())} of {n_lines} lines "
+            "the offsets do not point at the marked words; give the English corpus, as published")
     return [mark(notes[i], c, s, f'silver_{quality}') for (i,c),s in spans.items()], dict(differ)
 
 def with_silver(
@@ -251,23 +340,41 @@ def with_silver(
 # %% ../../nbs/data/30_codiesp.ipynb #30cc94ff
 def _any(*phrases:str) -> re.Pattern: return re.compile(rf"\b(?:{'|'.join(phrases)})\b")
 
-_AUX = r'(?: (?:se|le|les|lo|la|ha|han|habian?|haber\w*|hubo|sido|fue|es|son|era\w*|v[uo]el\w+ a|volvi\w+ a))*'
-_PSEUDO = (r'no (?:solo|solamente|unicamente|obstante|hodgkin|insulin\w*|esteroide\w+|oclusiv\w+|filiad\w+|especificad\w+)', r'no \w+[ai]d[oa]s? y',
-    r'no (?:se )?(?:ced|mejor|respond|remit|control|resolv|realiz|aplic|indic|plante|practic)\w*', r'periodos? libres? de',
-    r'sin (?:duda|embargo|cambios|tratamiento|respuesta|control|ayuda|exito|resultado)s?', r'sin (?:otra )?causa', r'(?:no|sin) (?:(?!descart)\w+ ){0,3}(?:descart|excluir)\w*',
-    r'(?:sin|no \w+) (?:\w+ ){0,2}(?:antecedentes|alergias) (?:(?!de\b)\w+ )*(?:de interes|de importancia|conocid\w+|significativ\w+|relevantes)')
-_LISTING = (r'nieg\w+|nego|negaban?|negando', r'carec\w+ de', r'ausencias? de', r'(?:estando|estan|estaban) ausentes', r'libres? de', r'exent[oa]s? de', r'descart\w+',
-    r'negativ[oa]s?,?(?: asi como)? (?:para|frente a)', r'negativos los marcadores')
-_PLAIN = (rf'(?:no|sin|tampoco|nunca){_AUX}(?: (?!(?:con|que|por|y)\b)\w+)?', r'ni(?: \w+)?', r'ningun[oa]?(?: momento)?(?: \w+)?')
+_AUX = (r'(?: (?:se|le|les|lo|la|ha|han|habian?|haber\w*|hubo|sido|fue|es|son|era\w*'
+        r'|v[uo]el\w+ a|volvi\w+ a))*')
+_PSEUDO = (
+    r'no (?:solo|solamente|unicamente|obstante|hodgkin|insulin\w*|esteroide\w+|oclusiv\w+|filiad\w+|especificad\w+)',
+    r'no \w+[ai]d[oa]s? y',
+    r'no (?:se )?(?:ced|mejor|respond|remit|control|resolv|realiz|aplic|indic|plante|practic)\w*',
+    r'periodos? libres? de',
+    r'sin (?:duda|embargo|cambios|tratamiento|respuesta|control|ayuda|exito|resultado)s?',
+    r'sin (?:otra )?causa',
+    r'(?:no|sin) (?:(?!descart)\w+ ){0,3}(?:descart|excluir)\w*',
+    r'(?:sin|no \w+) (?:\w+ ){0,2}(?:antecedentes|alergias) (?:(?!de\b)\w+ )*'
+    r'(?:de interes|de importancia|conocid\w+|significativ\w+|relevantes)')
+_LISTING = (
+    r'nieg\w+|nego|negaban?|negando', r'carec\w+ de', r'ausencias? de', r'(?:estando|estan|estaban) ausentes',
+    r'libres? de', r'exent[oa]s? de', r'descart\w+', r'negativ[oa]s?,?(?: asi como)? (?:para|frente a)',
+    r'negativos los marcadores')
+_PLAIN = (
+    rf'(?:no|sin|tampoco|nunca){_AUX}(?: (?!(?:con|que|por|y)\b)\w+)?',
+    r'ni(?: \w+)?',
+    r'ningun[oa]?(?: momento)?(?: \w+)?')
 BEFORE = _any(f"(?P<pseudo>{'|'.join(_PSEUDO)})", f"(?P<listing>{'|'.join(_LISTING)})", *_PLAIN)
-AFTER = _any(r'(?<!coagulasa[ -])(?<!gram[ -])negativ[oa]s?(?! a\b)', r'que se descart(?:o|aron)', r'(?:que )?(?:fue|fueron|qued\w+|siendo) descartad[oa]s?', r'ausentes?(?! (?:el|la|los|las)\b)')
+AFTER = _any(
+    r'(?<!coagulasa[ -])(?<!gram[ -])negativ[oa]s?(?! a\b)',
+    r'que se descart(?:o|aron)',
+    r'(?:que )?(?:fue|fueron|qued\w+|siendo) descartad[oa]s?',
+    r'ausentes?(?! (?:el|la|los|las)\b)')
 
 # %% ../../nbs/data/30_codiesp.ipynb #e740b837
-_END = re.compile(r'[;:)]|(?<!compatible )(?<!compatibles )\bcon\b|(?<!infeccion )\bpor\b|\bque\b(?! (?:sugi|orient|indi))'
+_END = re.compile(
+    r'[;:)]|(?<!compatible )(?<!compatibles )\bcon\b|(?<!infeccion )\bpor\b|\bque\b(?! (?:sugi|orient|indi))'
     r'|(?:,|\b[ye]) (?:el|la|los|las|su|sus|un|una|discret\w+|leves?|marcad\w+|intens\w+|moderad\w+)\b'
-    r'|\b(?:pero|aunque|salvo|excepto|excepcion|sino|si|tras|cuando|ante|para|debido|dad[oa]|mientras|asi como|causas?|alivio|es|esta\w*|era|fue\w*|tiene|tenia|resuelt\w+'
-    r'|(?:present|consult|acud|refier|refir|inici|aparec|m[uo]e?str|destac|detect|observ|evidenci|objetiv|apreci|realiz|practic|diagnostic|decid|persist|ingres|comenz'
-    r'|mejor|control|produci|padec|manten)\w*)\b')
+    r'|\b(?:pero|aunque|salvo|excepto|excepcion|sino|si|tras|cuando|ante|para|debido|dad[oa]|mientras|asi como'
+    r'|causas?|alivio|es|esta\w*|era|fue\w*|tiene|tenia|resuelt\w+'
+    r'|(?:present|consult|acud|refier|refir|inici|aparec|m[uo]e?str|destac|detect|observ|evidenci|objetiv|apreci'
+    r'|realiz|practic|diagnostic|decid|persist|ingres|comenz|mejor|control|produci|padec|manten)\w*)\b')
 _COMMA = re.compile(r',|\b(?:y|e|o|u|ni)\b')
 
 def _near(gap:str) -> bool:
@@ -283,14 +390,18 @@ def denied_before(
     "Whether something before the mention denies it"
     text = fold(sentence)
     for m in BEFORE.finditer(text[:start]):
-        gap,rest = re.sub(r'\([^()]*\)', '', text[m.end():start]),_END.split(text[end:])[0]
-        closed = ',' not in gap or re.search(r'\b(?:ni|o|u)\b', gap.rpartition(',')[2] + ' ' + ' '.join(re.findall(r'\w+', rest)[:8]))
-        if not m['pseudo'] and (m['listing'] or closed) and _near(gap) and not _END.search(gap): return True
+        gap = re.sub(r'\([^()]*\)', '', text[m.end():start])  # without what is in brackets
+        following = ' '.join(re.findall(r'\w+', _END.split(text[end:])[0])[:8])
+        closed = ',' not in gap or re.search(r'\b(?:ni|o|u)\b', f"{gap.rpartition(',')[2]} {following}")
+        if m['pseudo'] or not (m['listing'] or closed): continue
+        if _near(gap) and not _END.search(gap): return True
     return False
 
 # %% ../../nbs/data/30_codiesp.ipynb #3885aa9b
-_END_AFTER = _any('pero', 'aunque', 'salvo', 'excepto', 'con', r'que(?! (?:fue|result)\w*)', r'positiv\w+', r'normal\w*', 'resto', 'mientras', r'serolog\w+', r'\w*cultivos?', 'test', 'pruebas?', 'estudios?',
-    r'\w+scopia', 'biopsias?', 'frotis', 'signos?', 'ganglios', r'realiz\w+', r'present\w*', 'madre', 'nin[oa]', 'no', 'sin', r'\d\d+\w*')
+_END_AFTER = _any(
+    'pero', 'aunque', 'salvo', 'excepto', 'con', r'que(?! (?:fue|result)\w*)', r'positiv\w+', r'normal\w*',
+    'resto', 'mientras', r'serolog\w+', r'\w*cultivos?', 'test', 'pruebas?', 'estudios?', r'\w+scopia', 'biopsias?',
+    'frotis', 'signos?', 'ganglios', r'realiz\w+', r'present\w*', 'madre', 'nin[oa]', 'no', 'sin', r'\d\d+\w*')
 _TESTS = re.compile(r'serolog|anticuerpo|antigeno|\bag\b|cultivo|pcr|test\b|marcador|etiolog')
 
 def denied_after(
@@ -300,36 +411,50 @@ def denied_after(
 ) -> bool:        # True: a negative result on its right is about it
     "Whether something after the mention denies it"
     text = fold(sentence)
-    if not (m := AFTER.search(text, end)): return False
-    gap = text[end:m.start()].rstrip(' ,:')
-    all_listed = m[0].endswith('s') or not _COMMA.search(gap) or _TESTS.search(text[:start])
+    result = AFTER.search(text, end)
+    if not result: return False
+    gap = text[end:result.start()].rstrip(' ,:')
+    all_listed = result[0].endswith('s') or not _COMMA.search(gap) or _TESTS.search(text[:start])
     return bool(all_listed and _near(gap) and not re.search('[;:]', gap) and not _END_AFTER.search(gap))
 
 # %% ../../nbs/data/30_codiesp.ipynb #ba9e6ff6
 class NotSpanish(BadInput): "The rule for denials reads Spanish"
 
+def _denied(
+    span:Span,                                # of the note
+    text:str,                                 # the note
+    borders:Int[np.ndarray, "sentences 2"],   # of `sentences`
+) -> bool:                                    # judged in the sentence where the span starts
+    "Whether the rule denies a span of a note"
+    at = np.searchsorted(borders[:, 1], span.start, side='right')
+    if at == len(borders): return False  # white space after the last sentence
+    start,end = borders[at].tolist()
+    place = text[start:max(end, span.end)], max(span.start-start, 0), span.end-start
+    return denied_before(*place) or denied_after(*place)
+
 def negated(
     corpus:Corpus,     # Spanish, with gold rationales
 ) -> list[Rationale]:  # the denied spans of each diagnosis that has some; source human_negated
     "The gold spans of diagnoses that the text denies, by rule"
-    if corpus.language != 'es': raise NotSpanish(f"{corpus.name}: the language is {corpus.language!r}, and the rule knows Spanish only; give the Spanish corpus")
+    if corpus.language != 'es':
+        raise NotSpanish(
+            f"{corpus.name}: the language is {corpus.language!r}, and the rule knows Spanish only; "
+            "give the Spanish corpus")
     gold = [r for r in corpus.gold if r.code.system == 'icd10cm']
-    texts = {i:(t := corpus.note(i).text, sentences(t)) for i in {r.note_id for r in gold}}
-    def denied(span, text, borders):
-        at = np.searchsorted(borders[:, 1], span.start, side='right')
-        if at == len(borders): return False  # white space after the last sentence
-        start,end = borders[at].tolist()
-        place = text[start:max(end, span.end)], max(span.start-start, 0), span.end-start
-        return denied_before(*place) or denied_after(*place)
-    found = [replace(r, spans=[s for s in r.spans if denied(s, *texts[r.note_id])], source='human_negated') for r in gold]
-    return [r for r in found if r.spans]
+    texts = {i:corpus.note(i).text for i in {r.note_id for r in gold}}
+    read = {i:(text, sentences(text)) for i,text in texts.items()}
+    found = [(r, [s for s in r.spans if _denied(s, *read[r.note_id])]) for r in gold]
+    return [replace(r, spans=spans, source='human_negated') for r,spans in found if spans]
 
 # %% ../../nbs/data/30_codiesp.ipynb #dd770db4
 def _cut(corpus:Corpus) -> list[Rationale]:
     "The gold without denied spans, also where nothing is left"
     gone = defaultdict(set)
     for r in negated(corpus): gone[r.note_id, r.code].update(r.spans)
-    return [replace(r, spans=[s for s in r.spans if s not in gone[r.note_id, r.code]]) if (r.note_id, r.code) in gone else r for r in corpus.gold]
+    def left(r):
+        denied = gone.get((r.note_id, r.code))
+        return replace(r, spans=[s for s in r.spans if s not in denied]) if denied else r
+    return [left(r) for r in corpus.gold]
 
 def all_negated(
     corpus:Corpus,           # Spanish, with gold rationales
@@ -355,8 +480,9 @@ def check_references(
 ) -> dict[str, References]:      # by official split
     "How well offsets and marked words agree, for every official split there is"
     _choice('codes', codes, KINDS)
-    found = {}
-    for path in (p for s in REPORT_ON['test'] if (p := home(folder)/s).is_dir()):
+    folder,found = home(folder),{}
+    for path in (folder/split for split in REPORT_ON['test']):
+        if not path.is_dir(): continue
         notes = _notes(path, 'es')
         found[path.name] = references(evidence(path, codes, notes, _codes(path, codes, notes)), notes)
     return found

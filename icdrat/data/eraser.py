@@ -34,25 +34,37 @@ def token_spans(
     spans = []
     for start,end in pairs:
         if type(start) is not int or type(end) is not int: raise TypeError
-        if not 0 <= start < end <= len(offsets): raise TokenOutsideNote(f"tokens [{start}, {end}) of a note with {len(offsets)}; tokens are those of text.split(), from 0, the end exclusive")
+        if not 0 <= start < end <= len(offsets):
+            raise TokenOutsideNote(
+                f"tokens [{start}, {end}) of a note with {len(offsets)}; "
+                "tokens are those of text.split(), from 0, the end exclusive")
         spans.append(Span(int(offsets[start, 0]), int(offsets[end-1, 1])))
     return merge_spans(spans)
 
 # %% ../../nbs/data/70_eraser.ipynb #71e78436
 class NoCode(BadInput): "A line of ERASER does not say which code it is about"
 
+_PARTED = re.compile(r'[^A-Za-z0-9.]+') # what stands between the id of a document and a code
+
+def _tail(id:str, docid:str) -> str:
+    "What an `annotation_id` says besides the document"
+    if id.startswith(docid): tail = id[len(docid):]
+    else: tail = _PARTED.split(id)[-1] if _PARTED.search(id) else ''
+    return _PARTED.sub('', tail).strip('.')
+
 def code_of(
     row:dict,  # one line
     docid:str, # the document asked about
 ) -> Code:     # of the row's `system`, ICD-10-CM unless it says otherwise
     "The code that a line is about"
-    id,parts = str(row.get('annotation_id', '')), re.compile(r'[^A-Za-z0-9.]+')
-    tail = id[len(docid):] if id.startswith(docid) else (parts.split(id)[-1] if parts.search(id) else '')
-    for said in (row.get('code'), parts.sub('', tail).strip('.'), row.get('query'), row.get('classification')):
+    id = str(row.get('annotation_id', ''))
+    for said in (row.get('code'), _tail(id, docid), row.get('query'), row.get('classification')):
         if not isinstance(said, str) or not re.fullmatch(r'[A-Za-z0-9.]{3,8}', said.strip()): continue
         try: return icd(said, row.get('system', 'icd10cm'))
         except UnknownCode: continue
-    raise NoCode(f"annotation_id {id!r}: no code in it, in query or in classification; write annotation_id as DOCID:CODE, or add a field code")
+    raise NoCode(
+        f"annotation_id {id!r}: no code in it, in query or in classification; "
+        "write annotation_id as DOCID:CODE, or add a field code")
 
 # %% ../../nbs/data/70_eraser.ipynb #1901f529
 def _stretches(items:list[dict]) -> list[tuple[int, int]]: return [(i['start_token'], i['end_token']) for i in items]
@@ -60,10 +72,26 @@ def _stretches(items:list[dict]) -> list[tuple[int, int]]: return [(i['start_tok
 def _predicted(row:dict, doc:dict, note:Note, source:str) -> Iterator[Rationale|Explanation]:
     "What a prediction says about one document"
     code,offsets = code_of(row, doc['docid']), tokens(note.text)
-    if (hard := doc.get('hard_rationale_predictions')) is not None: yield Rationale(note.id, code, token_spans(_stretches(hard), offsets), source)
-    if (soft := doc.get('soft_rationale_predictions')) is not None:
-        if len(soft) != len(offsets): raise TokenOutsideNote(f"{note.id}, {code}: {len(soft)} scores for a note with {len(offsets)} tokens; tokens are those of text.split()")
+    hard,soft = doc.get('hard_rationale_predictions'), doc.get('soft_rationale_predictions')
+    if hard is not None: yield Rationale(note.id, code, token_spans(_stretches(hard), offsets), source)
+    if soft is not None:
+        if len(soft) != len(offsets):
+            raise TokenOutsideNote(
+                f"{note.id}, {code}: {len(soft)} scores for a note with {len(offsets)} tokens; "
+                "tokens are those of text.split()")
         yield Explanation(note.id, code, offsets, np.array(soft, float), source)
+
+def _annotated(row:dict, note_of:Callable[[str], Note], source:str) -> Iterator[Rationale]:
+    "What the annotators' line says about each document"
+    groups = defaultdict(list, {d:[] for d in row.get('docids') or ()})
+    for evidence in (e for group in row['evidences'] for e in group): groups[evidence['docid']].append(evidence)
+    if not groups:
+        raise NoCode(
+            f"annotation_id {row.get('annotation_id')!r}: neither evidences nor docids name a document; "
+            "list it in docids")
+    for docid,found in groups.items():
+        note = note_of(docid)
+        yield Rationale(note.id, code_of(row, docid), token_spans(_stretches(found), tokens(note.text)), source)
 
 def eraser_row(
     row:dict,                       # one line
@@ -71,10 +99,6 @@ def eraser_row(
     source:str,                     # the method or annotator
 ) -> Iterator[Rationale|Explanation]: # hard and soft, of each document
     "What one line of ERASER says, in characters"
-    if 'rationales' in row:
+    if 'rationales' not in row: yield from _annotated(row, note_of, source)
+    else:
         for doc in row['rationales']: yield from _predicted(row, doc, note_of(doc['docid']), source)
-        return
-    groups = defaultdict(list, {d:[] for d in row.get('docids') or ()})
-    for evidence in (e for group in row['evidences'] for e in group): groups[evidence['docid']].append(evidence)
-    if not groups: raise NoCode(f"annotation_id {row.get('annotation_id')!r}: neither evidences nor docids name a document; list it in docids")
-    for docid,found in groups.items(): yield Rationale((note := note_of(docid)).id, code_of(row, docid), token_spans(_stretches(found), tokens(note.text)), source)

@@ -48,10 +48,12 @@ def whole_file(
 class ForeignFolder(BadInput): "The folder to be written to was not made by icdrat"
 
 def _check_ours(folder:Path, holds:str, hidden:bool=True) -> None:
-    "Refuse a folder with things of somebody else; where `hidden` is False, names that begin with a dot are nobody's"
+    "Refuse somebody else's folder; where `hidden` is False, names that begin with a dot are nobody's"
     if not folder.exists() or any((folder/h).is_file() for h in holds.split()): return
     if not folder.is_dir() or any(hidden or not f.name.startswith('.') for f in folder.iterdir()):
-        raise ForeignFolder(f"{folder}: is there already and holds no {' or '.join(holds.split())}; name another folder, or remove it yourself")
+        raise ForeignFolder(
+            f"{folder}: is there already and holds no {' or '.join(holds.split())}; "
+            "name another folder, or remove it yourself")
 
 @contextmanager
 def whole_folder(
@@ -74,13 +76,16 @@ def whole_folder(
         for rest in (part, old): shutil.rmtree(rest, ignore_errors=True)
 
 # %% ../../nbs/data/15_exchange.ipynb #45ea61c1
+def _is_fingerprint(value) -> bool: return isinstance(value, str) and bool(re.fullmatch('[0-9a-f]{16}', value))
+
 def _differences(there:dict, now:dict) -> list[str]:
     "The names of what differs, with both values where a reader can tell them apart"
     found = []
     for k,v in now.items():
         old = there.get(k)
-        if isinstance(v, dict) and isinstance(old, dict): found += _differences(old, {name:v.get(name) for name in old})
-        elif old != v: found.append(k if isinstance(v, str) and re.fullmatch('[0-9a-f]{16}', v) else f"{k} ({old!r} there, {v!r} now)")
+        if isinstance(v, dict) and isinstance(old, dict):
+            found += _differences(old, {name:v.get(name) for name in old})
+        elif old != v: found.append(k if _is_fingerprint(v) else f"{k} ({old!r} there, {v!r} now)")
     return found
 
 def opened_folder(
@@ -94,8 +99,11 @@ def opened_folder(
     "Begin a folder that is filled bit by bit, or see that it is the one of this run"
     folder,file = Path(folder), Path(folder)/about
     _check_ours(folder, about, hidden=False)
-    if file.is_file() and (differ := _differences(json.loads(file.read_text()), belongs)):
-        raise other(f"{folder}: holds another run, which differs in {', '.join(differ)}; name another folder, or remove this one to start anew")
+    differ = _differences(json.loads(file.read_text()), belongs) if file.is_file() else []
+    if differ:
+        raise other(
+            f"{folder}: holds another run, which differs in {', '.join(differ)}; "
+            "name another folder, or remove this one to start anew")
     mode = 0o700 if private else 0o777
     folder.mkdir(mode, parents=True, exist_ok=True)
     if private:
@@ -117,14 +125,19 @@ def text_lines(
 ) -> Iterator[tuple[int, str]]: # line number from 1, and the line
     "The lines of a text that are not white space"
     path = Path(path)
-    if not path.is_file(): raise MissingFile(f"{path}: {'this is a folder, name a file in it' if path.is_dir() else 'no such file'}")
+    if path.is_dir(): raise MissingFile(f"{path}: this is a folder, name a file in it")
+    if not path.is_file(): raise MissingFile(f"{path}: no such file")
+    unpacked = gzip.open if path.suffix == '.gz' else open
     try:
-        with (gzip.open if path.suffix == '.gz' else open)(path, 'rt', encoding='utf-8', newline='\n') as lines:
+        with unpacked(path, 'rt', encoding='utf-8', newline='\n') as lines:
             for n,line in enumerate(lines, 1):
                 if line.strip(): yield n, line
-    except UnicodeDecodeError as e: raise BrokenFile(f"{path}: not UTF-8 at byte {e.start}; save it as UTF-8") from None
-    except (EOFError, gzip.BadGzipFile, zlib.error): raise BrokenFile(f"{path}: the gzip file is cut off or damaged; fetch it again") from None
+    except UnicodeDecodeError as e:
+        raise BrokenFile(f"{path}: not UTF-8 at byte {e.start}; save it as UTF-8") from None
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        raise BrokenFile(f"{path}: the gzip file is cut off or damaged; fetch it again") from None
 
+# %% ../../nbs/data/15_exchange.ipynb #e8c4a005
 def parsed(
     line:str,                 # JSON
     where:str,                # file and line, for the message
@@ -132,10 +145,13 @@ def parsed(
 ) -> dict:                    # the object
     "One line as an object that has the fields"
     try: row = json.loads(line)
-    except json.JSONDecodeError as e: raise BadLine(f"{where}: not JSON ({e.msg} at character {e.pos}); each line is one object") from None
-    except (ValueError, RecursionError): raise BadLine(f"{where}: not JSON of this kind; each line is one object") from None
+    except json.JSONDecodeError as e:
+        raise BadLine(f"{where}: not JSON ({e.msg} at character {e.pos}); each line is one object") from None
+    except (ValueError, RecursionError):
+        raise BadLine(f"{where}: not JSON of this kind; each line is one object") from None
     if not isinstance(row, dict): raise BadLine(f"{where}: a {type(row).__name__} where an object {{…}} is needed")
-    if missing := [f for f in fields if f not in row]: raise BadLine(f"{where}: no field {missing[0]!r}; every line needs {', '.join(fields)}")
+    missing = [f for f in fields if f not in row]
+    if missing: raise BadLine(f"{where}: no field {missing[0]!r}; every line needs {', '.join(fields)}")
     return row
 
 def read_lines(
@@ -152,24 +168,41 @@ def _at(where:str) -> Iterator[None]:
     try: yield
     except BadLine: raise
     except BadInput as e: raise BadLine(f"{where}: {e}") from None
-    except (TypeError, ValueError, AttributeError, OverflowError): raise BadLine(f"{where}: a field has the wrong type; spans are [[start, end], …] in whole numbers, codes are strings") from None
+    except (TypeError, ValueError, AttributeError, OverflowError):
+        raise BadLine(
+            f"{where}: a field has the wrong type; "
+            "spans are [[start, end], …] in whole numbers, codes are strings") from None
 
 def _code(value:str, row:dict) -> Code:
-    "A code of the row's system, ICD-10-CM unless it says otherwise; looked up unless it says that it is not listed"
-    if row.get('unlisted') is True: return Code(row.get('system', 'icd10cm'), value)
-    return icd(value, row.get('system', 'icd10cm'))
+    "A code of the row's system, ICD-10-CM if it names none; looked up unless the row says that it is not listed"
+    system = row.get('system', 'icd10cm')
+    return Code(system, value) if row.get('unlisted') is True else icd(value, system)
 
 def _system(code:Code) -> dict:
     "What must be said of a code beside its value"
-    return dict(system=code.system) if code.system != 'icd10cm' else {} if listed(code) else dict(unlisted=True)
+    if code.system != 'icd10cm': return dict(system=code.system)
+    return {} if listed(code) else dict(unlisted=True)
+
+def _whole(pairs:list) -> bool:
+    "Whether the pairs hold whole numbers only; True and 1.0 are none"
+    return all(type(x) is int for pair in pairs for x in pair)
 
 def _spans(pairs:list) -> list[Span]:
     "Spans from pairs of whole numbers; sorted, and merged where they overlap"
-    if any(type(x) is not int for pair in pairs for x in pair): raise TypeError
+    if not _whole(pairs): raise TypeError
     spans = sorted(Span(*pair) for pair in pairs)
-    return merge_spans(spans) if any(b.start < a.end for a,b in zip(spans, spans[1:])) else spans
+    overlap = any(b.start < a.end for a,b in zip(spans, spans[1:]))
+    return merge_spans(spans) if overlap else spans
 
 # %% ../../nbs/data/15_exchange.ipynb #bbd07b6a
+def _note_row(row:dict) -> dict:
+    "What a line says of its note, as `icdrat.data.corpus.build` takes it"
+    if not isinstance(row['note_id'], str) or not isinstance(row['text'], str):
+        raise BadInput("note_id and text are strings")
+    given = [_code(c, row) if isinstance(c, str) else _code(c['value'], c) for c in row.get('codes', [])]
+    codes = list(dict.fromkeys(given))
+    return dict(note_id=row['note_id'], text=row['text'], codes=codes, split=row.get('split', 'test'))
+
 def read_notes(
     path:str|Path,          # JSON lines of notes
     name:str|None = None,   # of the corpus, where the lines do not say; the file's stem when None
@@ -181,10 +214,9 @@ def read_notes(
     rows,name = [],name or Path(path).name.split('.')[0]
     for n,row in read_lines(path, ['note_id', 'text']):
         with _at(f"{path}, line {n}"):
-            if not isinstance(row['note_id'], str) or not isinstance(row['text'], str): raise BadInput("note_id and text are strings")
-            codes = [_code(*((c, row) if isinstance(c, str) else (c['value'], c))) for c in row.get('codes', [])]
-            rows.append(dict(note_id=row['note_id'], text=row['text'], codes=list(dict.fromkeys(codes)), split=row.get('split', 'test')))
-            restricted, language, name = restricted or bool(row.get('restricted')), row.get('language', language), row.get('corpus', name)
+            rows.append(_note_row(row))
+            restricted = restricted or bool(row.get('restricted'))
+            language,name = row.get('language', language), row.get('corpus', name)
     return build(name, rows, gold, language, restricted)
 
 def _write(path:str|Path, rows:Iterable[dict], private:bool=False) -> None:
@@ -192,15 +224,24 @@ def _write(path:str|Path, rows:Iterable[dict], private:bool=False) -> None:
     with whole_file(path, private) as part, open(part, 'w', encoding='utf-8', newline='\n') as f:
         for row in rows: f.write(json.dumps(row, ensure_ascii=False)+'\n')
 
+# %% ../../nbs/data/15_exchange.ipynb #e8c4a006
+def _code_entry(code:Code) -> dict|str:
+    "A code as a line of notes has it: its value where that is enough"
+    more = _system(code)
+    return dict(more, value=code.value) if more else code.value
+
 def write_notes(
     path:str|Path,  # where to
     corpus:Corpus,  # which notes
 ) -> None:
     "The notes of a corpus as JSON lines"
-    extra = dict(corpus=corpus.name) | {k:v for k,v in dict(language=corpus.language, restricted=corpus.restricted).items() if v not in ('en', False)}
-    split = corpus.table['split'].to_pylist()
-    _write(path, (dict(note_id=n.id, text=n.text, codes=[dict(_system(c), value=c.value) if _system(c) else c.value for c in corpus.codes[n.id]], split=s, **extra)
-                  for n,s in zip(corpus.notes, split)), corpus.restricted)
+    extra = dict(corpus=corpus.name)
+    if corpus.language != 'en': extra['language'] = corpus.language
+    if corpus.restricted:       extra['restricted'] = True
+    splits = corpus.table['split'].to_pylist()
+    rows = (dict(note_id=n.id, text=n.text, codes=[_code_entry(c) for c in corpus.codes[n.id]], split=split, **extra)
+            for n,split in zip(corpus.notes, splits))
+    _write(path, rows, corpus.restricted)
 
 # %% ../../nbs/data/15_exchange.ipynb #24be5bdf
 def rationale(
@@ -208,9 +249,22 @@ def rationale(
     source:str, # where the row names none
 ) -> Rationale: # not yet checked against its note
     "The rationale that a line holds"
-    if not isinstance(row['note_id'], str) or not isinstance(row.get('source', source), str): raise TypeError
-    return Rationale(row['note_id'], _code(row['code'], row), _spans(row['spans']), row.get('source', source), row.get('level', 'mention'))
+    source = row.get('source', source)
+    if not isinstance(row['note_id'], str) or not isinstance(source, str): raise TypeError
+    code,spans = _code(row['code'], row),_spans(row['spans'])
+    return Rationale(row['note_id'], code, spans, source, row.get('level', 'mention'))
 
+def _check_notes(read:Collection[tuple[int, Rationale]], notes:Iterable[Note], path:str|Path) -> None:
+    "Refuse rationales outside their notes, or without one; looks at each note once"
+    asked = {r.note_id for _,r in read}
+    by_id = {n.id:n for n in notes if n.id in asked}
+    for n,r in read:
+        with _at(f"{path}, line {n}"):
+            if r.note_id not in by_id:
+                raise BadInput(f"no note has the id {r.note_id!r}; is this the right file of notes?")
+            check_inside(r, by_id[r.note_id])
+
+# %% ../../nbs/data/15_exchange.ipynb #e8c4a007
 def read_rationales(
     path:str|Path,             # JSON lines of rationales
     notes:Iterable[Note]|None = None, # what they point into; None: unchecked
@@ -222,25 +276,19 @@ def read_rationales(
         with _at(f"{path}, line {n}"):
             r = rationale(row, source or Path(path).name.split('.')[0])
             seen,_ = read.setdefault((r.note_id, r.code, r.source, r.level), (n, r))
-            if seen != n: raise BadInput(f"{r.note_id}, {r.code} was already given in line {seen}; put all its spans into one line")
+            if seen != n:
+                raise BadInput(
+                    f"{r.note_id}, {r.code} was already given in line {seen}; put all its spans into one line")
     if notes is not None: _check_notes(read.values(), notes, path)
     return [r for _,r in read.values()]
-
-def _check_notes(read:Collection[tuple[int, Rationale]], notes:Iterable[Note], path:str|Path) -> None:
-    "Refuse rationales outside their notes, or without one; looks at each note once"
-    asked = {r.note_id for _,r in read}
-    by_id = {n.id:n for n in notes if n.id in asked}
-    for n,r in read:
-        with _at(f"{path}, line {n}"):
-            if r.note_id not in by_id: raise BadInput(f"no note has the id {r.note_id!r}; is this the right file of notes?")
-            check_inside(r, by_id[r.note_id])
 
 def write_rationales(
     path:str|Path,                  # where to
     rationales:Iterable[Rationale], # one line each
 ) -> None:
     "Rationales as JSON lines"
-    _write(path, (dict(note_id=r.note_id, code=r.code.value, spans=[[s.start, s.end] for s in r.spans], source=r.source, level=r.level, **_system(r.code)) for r in rationales))
+    _write(path, (dict(note_id=r.note_id, code=r.code.value, spans=[[s.start, s.end] for s in r.spans],
+                       source=r.source, level=r.level, **_system(r.code)) for r in rationales))
 
 # %% ../../nbs/data/15_exchange.ipynb #771a292d
 class BadWords(BadInput): "The words of an explanation are not words of its note"
@@ -251,8 +299,14 @@ def check_words(
 ) -> Explanation:   # the same explanation
     "Refuse an explanation whose words are outside their note, empty or out of order"
     where,(start,end) = f"{e.note_id}, {e.code}, {e.method}",check_inside(e, note).offsets.T
-    if (start >= end).any() or (start < 0).any(): raise BadWords(f"{where}: word {int(((start >= end) | (start < 0)).argmax())} has no character; leave out what stands for no text")
-    if (start[1:] < end[:-1]).any(): raise BadWords(f"{where}: word {int((start[1:] < end[:-1]).argmax())+1} begins before the one before it ends; give words in reading order, without overlap")
+    empty = (start >= end) | (start < 0)
+    if empty.any():
+        raise BadWords(f"{where}: word {int(empty.argmax())} has no character; leave out what stands for no text")
+    early = start[1:] < end[:-1]
+    if early.any():
+        raise BadWords(
+            f"{where}: word {int(early.argmax())+1} begins before the one before it ends; "
+            "give words in reading order, without overlap")
     return e
 
 def explanation(
@@ -260,11 +314,13 @@ def explanation(
     method:str,   # where the row names none
 ) -> Explanation: # not yet checked against its note
     "The explanation that a line holds"
-    if not isinstance(row['note_id'], str) or not isinstance(row.get('method', method), str) or any(type(x) is not int for pair in row['offsets'] for x in pair): raise TypeError
+    method = row.get('method', method)
+    if not isinstance(row['note_id'], str) or not isinstance(method, str) or not _whole(row['offsets']): raise TypeError
     offsets,scores = np.array(row['offsets'], np.int64).reshape(-1, 2), np.array(row['scores'], float)
     if scores.ndim != 1: raise TypeError
-    return Explanation(row['note_id'], _code(row['code'], row), offsets, scores, row.get('method', method), float(row.get('seconds', 0)))
+    return Explanation(row['note_id'], _code(row['code'], row), offsets, scores, method, float(row.get('seconds', 0)))
 
+# %% ../../nbs/data/15_exchange.ipynb #e8c4a008
 def read_explanations(
     path:str|Path,             # JSON lines of explanations
     method:str|None = None,    # for lines that name none; the file's stem when None
@@ -275,12 +331,19 @@ def read_explanations(
         with _at(f"{path}, line {n}"): read.append(explanation(row, method or Path(path).name.split('.')[0]))
     return read
 
+def _explanation_row(e:Explanation) -> dict:
+    "An explanation as its line has it"
+    scores = [float(f'{s:.6g}') for s in e.scores]
+    row = dict(note_id=e.note_id, code=e.code.value, offsets=e.offsets.tolist(), scores=scores, method=e.method)
+    if e.seconds: row['seconds'] = float(f'{e.seconds:.3g}')
+    return row | _system(e.code)
+
 def write_explanations(
     path:str|Path,                     # where to
     explanations:Iterable[Explanation] # one line each
 ) -> None:
     "Explanations as JSON lines"
-    _write(path, (dict(note_id=e.note_id, code=e.code.value, offsets=e.offsets.tolist(), scores=[float(f'{s:.6g}') for s in e.scores], method=e.method, **({'seconds': float(f'{e.seconds:.3g}')} if e.seconds else {}), **_system(e.code)) for e in explanations))
+    _write(path, map(_explanation_row, explanations))
 
 # %% ../../nbs/data/15_exchange.ipynb #c5469211
 NOTES = 'notes.jsonl notes.arrow' # a corpus folder has one of these
@@ -293,18 +356,23 @@ def arrow_file(
     restricted:bool = False, # True: readable by its owner only (0600)
 ) -> Iterator[pa.RecordBatchFileWriter]: # takes tables and batches of `icdrat.data.corpus.SCHEMA`
     "Write the notes of a corpus as an Arrow file, completely or not at all"
-    header = dict(name=name, language=language, restricted=json.dumps(restricted))
-    with whole_file(path, restricted) as part, pa.OSFile(str(part), 'wb') as sink, pa.ipc.new_file(sink, SCHEMA.with_metadata(header)) as file: yield file
+    schema = SCHEMA.with_metadata(dict(name=name, language=language, restricted=json.dumps(restricted)))
+    with whole_file(path, restricted) as part, pa.OSFile(str(part), 'wb') as sink:
+        with pa.ipc.new_file(sink, schema) as file: yield file
 
 def read_arrow(
     path:str|Path,  # as `arrow_file` wrote it
 ) -> Corpus:        # its texts stay on disk until they are asked for; without rationales
     "A corpus from an Arrow file of notes"
     try: table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    except (pa.ArrowInvalid, OSError): raise BrokenFile(f"{path}: not an Arrow file, or cut off; prepare the corpus again") from None
+    except (pa.ArrowInvalid, OSError):
+        raise BrokenFile(f"{path}: not an Arrow file, or cut off; prepare the corpus again") from None
     header = {k.decode():v.decode() for k,v in (table.schema.metadata or {}).items()}
-    if table.schema.remove_metadata() != SCHEMA or 'name' not in header: raise BrokenFile(f"{path}: not a file of notes; its columns must be {', '.join(SCHEMA.names)}, and its header name the corpus")
-    return Corpus(header['name'], table.replace_schema_metadata(), (), header.get('language', 'en'), header.get('restricted') != 'false')
+    if table.schema.remove_metadata() != SCHEMA or 'name' not in header:
+        columns = ', '.join(SCHEMA.names)
+        raise BrokenFile(f"{path}: not a file of notes; its columns must be {columns}, and its header name the corpus")
+    language,restricted = header.get('language', 'en'), header.get('restricted') != 'false'
+    return Corpus(header['name'], table.replace_schema_metadata(), (), language, restricted)
 
 # %% ../../nbs/data/15_exchange.ipynb #d83bc048
 def save_corpus(
@@ -315,7 +383,8 @@ def save_corpus(
     "A corpus as a folder with its notes and `gold.jsonl`"
     with whole_folder(folder, NOTES, corpus.restricted) as part:
         if arrow:
-            with arrow_file(part/'notes.arrow', corpus.name, corpus.language, corpus.restricted) as file: file.write(corpus.table)
+            about = corpus.name, corpus.language, corpus.restricted
+            with arrow_file(part/'notes.arrow', *about) as file: file.write(corpus.table)
         else: write_notes(part/'notes.jsonl', corpus)
         write_rationales(part/'gold.jsonl', corpus.gold)
 
@@ -324,6 +393,9 @@ def load_corpus(
 ) -> Corpus:         # with the name it was saved with, or the folder's
     "A corpus from a folder; `gold.jsonl` may be absent"
     lines,arrow,gold = (Path(folder)/n for n in ('notes.jsonl', 'notes.arrow', 'gold.jsonl'))
-    if not lines.is_file() and not arrow.is_file(): raise MissingFile(f"{folder}: no notes.jsonl and no notes.arrow in it; a corpus is a folder with one of them, and with gold.jsonl where there are rationales")
+    if not lines.is_file() and not arrow.is_file():
+        raise MissingFile(
+            f"{folder}: no notes.jsonl and no notes.arrow in it; "
+            "a corpus is a folder with one of them, and with gold.jsonl where there are rationales")
     corpus = read_arrow(arrow) if arrow.is_file() else read_notes(lines, Path(folder).name)
     return replace(corpus, gold=tuple(read_rationales(gold, corpus.notes))) if gold.is_file() else corpus

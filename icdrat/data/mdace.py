@@ -29,14 +29,17 @@ from ..types import BadInput, Code, Note, Rationale, Span
 # %% ../../nbs/data/40_mdace.ipynb #98d32bb6
 class NoMDACE(BadInput): "MDACE is not where it was looked for"
 
-_HOW = "get the repository 3mcloud/MDACE from GitHub (MIT licence) as a folder mdace, and set ICDRAT_DATA to the folder that holds mdace; the texts are NOTEEVENTS.csv.gz of MIMIC-III 1.4, from physionet.org"
+_HOW = ("get the repository 3mcloud/MDACE from GitHub (MIT licence) as a folder mdace, "
+        "and set ICDRAT_DATA to the folder that holds mdace; "
+        "the texts are NOTEEVENTS.csv.gz of MIMIC-III 1.4, from physionet.org")
 _AGAIN = "fetch 3mcloud/MDACE again"
 
 def home(
     folder:str|Path|None = None, # the corpus, or a folder around it; None: $ICDRAT_DATA/mdace
 ) -> Path:                       # the folder with data/ and splits/ in it
     "Where the published files are"
-    if folder is None and not os.environ.get('ICDRAT_DATA'): raise NoMDACE(f"the variable ICDRAT_DATA is not set, so MDACE cannot be found; {_HOW}")
+    if folder is None and not os.environ.get('ICDRAT_DATA'):
+        raise NoMDACE(f"the variable ICDRAT_DATA is not set, so MDACE cannot be found; {_HOW}")
     start = Path(os.environ['ICDRAT_DATA'], 'mdace') if folder is None else Path(folder)
     for inner in ('', 'mdace', 'MDACE'):
         if (start/inner/'data').is_dir() and (start/inner/'splits').is_dir(): return start/inner
@@ -45,30 +48,36 @@ def home(
 # %% ../../nbs/data/40_mdace.ipynb #e30f2642
 class BadChart(BadInput): "The file of a chart cannot be read as it was published"
 
-_FIELDS = dict(chart=dict(hadm_id=int, notes=list), note=dict(note_id=int, category=str, annotations=list), annotation=dict(begin=int, end=int, code=str, code_system=str, type=str))
+_FIELDS = dict(
+    chart=dict(hadm_id=int, notes=list),
+    note=dict(note_id=int, category=str, annotations=list),
+    annotation=dict(begin=int, end=int, code=str, code_system=str, type=str))
 _KINDS  = {int:'a whole number from 0 on', str:'a string', list:'a list [...]'}
+
+def _where(file:Path) -> str: return '/'.join(file.parts[-4:])
 
 def _object(file:Path):
     "What the file of a chart holds"
     try: return json.loads(file.read_bytes().decode('utf-8'))
     except OSError: why = "cannot be read; it must be a file that you may open"
     except UnicodeDecodeError as e: why = f"byte {e.start} is not UTF-8"
-    except json.JSONDecodeError as e: why = f"not JSON ({e.msg.split(':')[0]} in line {e.lineno}); it may be cut off"
+    except json.JSONDecodeError as e:
+        why = f"not JSON ({e.msg.split(':')[0]} in line {e.lineno}); it may be cut off"
     except (ValueError, RecursionError): why = "not JSON of this kind"
     raise BadChart(f"{_where(file)}: {why}; {_AGAIN}")
-
-def _where(file:Path) -> str: return '/'.join(file.parts[-4:])
 
 def _fields(row, kind:str, where:str) -> list:
     "The values of an object that has the fields of its kind"
     if not isinstance(row, dict): raise BadChart(f"{where}: the {kind} must be an object {{...}}; {_AGAIN}")
     for name,want in _FIELDS[kind].items():
         if name not in row: raise BadChart(f"{where}: this {kind} has no field {name!r}; {_AGAIN}")
-        if type(row[name]) is not want or want is int and not 0 <= row[name] < 2**31: raise BadChart(f"{where}: {name} must be {_KINDS[want]}; {_AGAIN}")
+        fits = type(row[name]) is want and (want is not int or 0 <= row[name] < 2**31)
+        if not fits: raise BadChart(f"{where}: {name} must be {_KINDS[want]}; {_AGAIN}")
     return [row[name] for name in _FIELDS[kind]]
 
 # %% ../../nbs/data/40_mdace.ipynb #23017597
-CODE_SYSTEMS = {'ICD-10-CM':'icd10cm', 'ICD-10-PCS':'icd10pcs', 'ICD-9-CM':'icd9cm', 'ICD-9-PCS':'icd9pcs', 'CPT':'cpt'}
+CODE_SYSTEMS = {
+    'ICD-10-CM':'icd10cm', 'ICD-10-PCS':'icd10pcs', 'ICD-9-CM':'icd9cm', 'ICD-9-PCS':'icd9pcs', 'CPT':'cpt'}
 
 @cache
 def _code(system:str, value:str) -> tuple[Code, bool]:
@@ -80,19 +89,28 @@ def _annotation(row, where:str) -> dict:
     "One annotation, checked as far as that goes without the text"
     begin,end,value,system,type = _fields(row, 'annotation', where)
     if begin >= end: raise BadChart(f"{where}: begin {begin} is not before end {end}; {_AGAIN}")
-    if system not in CODE_SYSTEMS: raise BadChart(f"{where}: code_system must be one of {', '.join(CODE_SYSTEMS)}; {_AGAIN}")
-    if not re.fullmatch(r'[A-Za-z0-9.]+', value.strip()): raise BadChart(f"{where}: code must be letters, digits and a dot; {_AGAIN}")
+    if system not in CODE_SYSTEMS:
+        raise BadChart(f"{where}: code_system must be one of {', '.join(CODE_SYSTEMS)}; {_AGAIN}")
+    if not re.fullmatch(r'[A-Za-z0-9.]+', value.strip()):
+        raise BadChart(f"{where}: code must be letters, digits and a dot; {_AGAIN}")
     code,known = _code(CODE_SYSTEMS[system], value)
     return dict(begin=begin, end=end, code=code.value, code_system=code.system, known=known, type=type)
 
 # %% ../../nbs/data/40_mdace.ipynb #5f929494
 OFFICIAL = dict(train='train', val='validation', test='test')
+SETTINGS,REVISIONS = ('Inpatient', 'Profee'), ('ICD-10', 'ICD-9')
+
+def _choice(name:str, value:str, choices:Collection[str]) -> None:
+    "Refuse what is not one of the choices"
+    if value not in choices: raise BadInput(f"{name} {value!r}: choose one of {', '.join(choices)}")
 
 def _ids(file:Path) -> Iterator[str]:
     "The charts that a list names"
     if not file.is_file(): raise MissingFile(f"{file}: there is no such list of charts; {_AGAIN}")
     for n,line in enumerate(file.read_bytes().decode('utf-8', 'replace').splitlines(), 1):
-        if not re.fullmatch(r'[0-9]{1,9}', line.strip()): raise BadLine(f"{file.parent.name}/{file.name}, line {n}: the number of a chart is needed, one a line; {_AGAIN}")
+        if not re.fullmatch(r'[0-9]{1,9}', line.strip()):
+            raise BadLine(
+                f"{file.parent.name}/{file.name}, line {n}: the number of a chart is needed, one a line; {_AGAIN}")
         yield str(int(line))
 
 def splits(
@@ -104,32 +122,48 @@ def splits(
     _choice('setting', setting, SETTINGS)
     of,folder = {},home(folder)
     for official,split in OFFICIAL.items():
-        for id in _ids(file := folder/'splits'/setting/f"MDace-{'code-' if whole else ''}ev-{official}.csv"):
+        file = folder/'splits'/setting/f"MDace-{'code-' if whole else ''}ev-{official}.csv"
+        for id in _ids(file):
             if id in of: raise BadLine(f"{setting}/{file.name}: chart {id} is already in {of[id]}; {_AGAIN}")
             of[id] = split
     return of
 
-SETTINGS,REVISIONS = ('Inpatient', 'Profee'), ('ICD-10', 'ICD-9')
-
-def _choice(name:str, value:str, choices:Collection[str]) -> None:
-    "Refuse what is not one of the choices"
-    if value not in choices: raise BadInput(f"{name} {value!r}: choose one of {', '.join(choices)}")
-
 # %% ../../nbs/data/40_mdace.ipynb #c4863d2f
-COLUMNS = ('setting', 'system', 'hadm_id', 'note_id', 'category', 'begin', 'end', 'code', 'code_system', 'known', 'type', 'split')
+COLUMNS = ('setting', 'system', 'hadm_id', 'note_id', 'category', 'begin', 'end', 'code', 'code_system', 'known',
+           'type', 'split')
 
-def _charts(path:Path) -> Iterator[dict]:
-    "The annotations of every chart in a folder"
-    if not (files := sorted(path.glob('*.json'))): raise MissingFile(f"{path}: no charts (*.json) here; {_AGAIN}")
+def _notes(path:Path) -> Iterator[tuple[str, str, str, list, str]]:
+    "The notes of every chart in a folder: chart, id, category, annotations, and where it stands"
+    files = sorted(path.glob('*.json'))
+    if not files: raise MissingFile(f"{path}: no charts (*.json) here; {_AGAIN}")
     chart_in,note_in = {},{}
     for file in files:
         hadm_id,notes = _fields(_object(file), 'chart', _where(file))
-        if chart_in.setdefault(hadm_id, file) != file: raise BadChart(f"{_where(file)}: chart {hadm_id} is already in {chart_in[hadm_id].name}; remove the copy")
+        if hadm_id in chart_in:
+            raise BadChart(
+                f"{_where(file)}: chart {hadm_id} is already in {chart_in[hadm_id].name}; remove the copy")
+        chart_in[hadm_id] = file
         for n,note in enumerate(notes, 1):
             note_id,category,marked = _fields(note, 'note', f"{_where(file)}, note {n}")
-            if note_id in note_in: raise BadChart(f"{_where(file)}: note {note_id} is already in {note_in[note_id].name}, or twice in this file; {_AGAIN}")
+            if note_id in note_in:
+                raise BadChart(
+                    f"{_where(file)}: note {note_id} is already in {note_in[note_id].name}, "
+                    f"or twice in this file; {_AGAIN}")
             note_in[note_id] = file
-            for k,a in enumerate(marked, 1): yield dict(hadm_id=str(hadm_id), note_id=str(note_id), category=category.strip(), **_annotation(a, f"{_where(file)}, note {note_id}, annotation {k}"))
+            yield str(hadm_id), str(note_id), category.strip(), marked, f"{_where(file)}, note {note_id}"
+
+def _charts(path:Path) -> Iterator[dict]:
+    "The annotations of every chart in a folder"
+    for hadm_id,note_id,category,marked,where in _notes(path):
+        for k,a in enumerate(marked, 1):
+            found = _annotation(a, f"{where}, annotation {k}")
+            yield dict(hadm_id=hadm_id, note_id=note_id, category=category, **found)
+
+# %% ../../nbs/data/40_mdace.ipynb #5ada5762
+def _same_charts(met:set[str], listed:set[str], where:str) -> None:
+    "Refuse charts that are in no split, and charts of a split that were not met"
+    for ids,what in ((met-listed, 'charts are in no split'), (listed-met, 'charts of the splits have no annotation')):
+        if ids: raise BadChart(f"{where}: {len(ids)} {what}, the first is {min(ids, key=int)}; {_AGAIN}")
 
 def annotations(
     folder:str|Path|None = None, # the corpus, or a folder around it; None: $ICDRAT_DATA/mdace
@@ -137,16 +171,16 @@ def annotations(
     system:str|None = None,      # ICD-10 or ICD-9; None: both
 ) -> pd.DataFrame:               # `COLUMNS`, one row an annotation as published
     "Where the evidence is and for which code, without any text"
-    for name,value,choices in ('setting', setting, SETTINGS), ('system', system, REVISIONS): _choice(name, choices[0] if value is None else value, choices)
+    if setting is not None: _choice('setting', setting, SETTINGS)
+    if system is not None: _choice('system', system, REVISIONS)
     folder,rows = home(folder),[]
     for s in SETTINGS if setting is None else (setting,):
         of = splits(folder, s)
         for v in REVISIONS if system is None else (system,):
-            rows += (new := [dict(setting=s, system=v, **r) for r in _charts(folder/'data'/s/v/'1.0')])
-            met = {r['hadm_id'] for r in new}
-            for ids,what in (met-of.keys(), 'charts are in no split'), (of.keys()-met, 'charts of the splits have no annotation'):
-                if ids: raise BadChart(f"{s}/{v}: {len(ids)} {what}, the first is {min(ids, key=int)}; {_AGAIN}")
+            new = [dict(setting=s, system=v, **r) for r in _charts(folder/'data'/s/v/'1.0')]
+            _same_charts({r['hadm_id'] for r in new}, set(of), f"{s}/{v}")
             for r in new: r['split'] = of[r['hadm_id']]
+            rows += new
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 # %% ../../nbs/data/40_mdace.ipynb #cc2f355f
@@ -165,8 +199,12 @@ def oddities(
     "Annotations to look at: foreign, unknown, repeated, overlapping"
     ordered  = table.sort_values([*_KEY, 'begin', 'end'], kind='stable')
     repeated = ordered.duplicated([*_KEY, 'begin', 'end'])
-    reached  = ordered.groupby(_KEY).end.cummax().groupby([ordered[k] for k in _KEY]).shift()
-    found = dict(foreign=table.drop(own(table).index), unknown=table[~table.known.astype(bool)], repeated=ordered[repeated], overlapping=ordered[~repeated & (ordered.begin < reached)])
+    reached  = ordered.groupby(_KEY).end.cummax().groupby([ordered[k] for k in _KEY]).shift() # end of all before it
+    found = dict(
+        foreign=table.drop(own(table).index),
+        unknown=table[~table.known.astype(bool)],
+        repeated=ordered[repeated],
+        overlapping=ordered[~repeated & (ordered.begin < reached)])
     return pd.concat([t.assign(kind=k) for k,t in found.items()])[['kind', *COLUMNS]].reset_index(drop=True)
 
 # %% ../../nbs/data/40_mdace.ipynb #d57e817d
@@ -178,7 +216,8 @@ def counts(
     rows = []
     for group,t in own(table).groupby(list(by), sort=False):
         pairs = [merge_spans(Span(b, e) for b,e in zip(p.begin, p.end)) for _,p in t.groupby(_KEY)]
-        rows.append(dict(zip(by, group), charts=t.hadm_id.nunique(), notes=t.note_id.nunique(), annotations=len(t),
+        rows.append(dict(zip(by, group)) | dict(
+            charts=t.hadm_id.nunique(), notes=t.note_id.nunique(), annotations=len(t),
             codes=t.groupby(['code_system', 'code']).ngroups, pairs=len(pairs), spans=sum(map(len, pairs))))
     made = pd.DataFrame(rows, columns=[*by, 'charts', 'notes', 'annotations', 'codes', 'pairs', 'spans'])
     return made.assign(spans_per_pair=made.spans/made.pairs)
@@ -189,7 +228,8 @@ def categories(
 ) -> pd.DataFrame:      # setting, system, category, notes, annotations and the share of each in (0, 1]
     "What kinds of notes hold the evidence; foreign annotations are left out"
     within = ['setting', 'system']
-    made = own(table).groupby([*within, 'category']).agg(notes=('note_id', 'nunique'), annotations=('note_id', 'size')).reset_index()
+    kinds = own(table).groupby([*within, 'category'])
+    made = kinds.agg(notes=('note_id', 'nunique'), annotations=('note_id', 'size')).reset_index()
     for c in ('notes', 'annotations'): made[f'share_of_{c}'] = made[c] / made.groupby(within)[c].transform('sum')
     return made.sort_values([*within, 'notes'], ascending=[True, True, False], kind='stable', ignore_index=True)
 
@@ -199,7 +239,8 @@ def lengths(
 ) -> pd.DataFrame:                                                  # characters, a row for each setting and system
     "How long the marked spans are; foreign annotations are left out"
     mine = own(table)
-    return (mine.end - mine.begin).astype(int).groupby([mine.setting, mine.system]).quantile(list(quantiles)).unstack()
+    n_chars = (mine.end - mine.begin).astype(int)
+    return n_chars.groupby([mine.setting, mine.system]).quantile(list(quantiles)).unstack()
 
 # %% ../../nbs/data/40_mdace.ipynb #2c151c04
 @dataclass(frozen=True, slots=True)
@@ -214,8 +255,16 @@ def charts(
     table:pd.DataFrame, # from `annotations`, one setting and one system
 ) -> dict[str, Chart]:  # by hadm_id
     "The notes and codes of every chart; foreign annotations are left out"
-    if len(kinds := table[['setting', 'system']].drop_duplicates()) > 1: raise BadInput(f"the table holds {len(kinds)} pairs of setting and system; a chart has other codes and splits in each, so take one, e.g. annotations(folder, 'Inpatient', 'ICD-10')")
-    return {i:Chart(i, t.split.iloc[0], tuple(t.note_id.unique()), tuple(sorted({Code(s, c) for s,c in zip(t.code_system, t.code)}))) for i,t in own(table).groupby('hadm_id', sort=False)}
+    kinds = table[['setting', 'system']].drop_duplicates()
+    if len(kinds) > 1:
+        raise BadInput(
+            f"the table holds {len(kinds)} pairs of setting and system; a chart has other codes and splits in each, "
+            "so take one, e.g. annotations(folder, 'Inpatient', 'ICD-10')")
+    found = {}
+    for id,t in own(table).groupby('hadm_id', sort=False):
+        codes = {Code(s, c) for s,c in zip(t.code_system, t.code)}
+        found[id] = Chart(id, t.split.iloc[0], tuple(t.note_id.unique()), tuple(sorted(codes)))
+    return found
 
 # %% ../../nbs/data/40_mdace.ipynb #16d4dbd7
 UNUSABLE = ('missing note', 'empty note', 'outside', 'blank')
@@ -230,9 +279,11 @@ def fault(
     if text is None: return 'missing note'
     if not text.strip(): return 'empty note'
     if end > len(text): return 'outside'
-    if not (words := text[begin:end]).strip(): return 'blank'
+    words = text[begin:end]
+    if not words.strip(): return 'blank'
     if words != words.strip(): return 'white space'
-    return 'cut word' if any(0 < i < len(text) and text[i-1].isalnum() and text[i].isalnum() for i in (begin, end)) else ''
+    def inside_word(i): return 0 < i < len(text) and text[i-1].isalnum() and text[i].isalnum()
+    return 'cut word' if inside_word(begin) or inside_word(end) else ''
 
 # %% ../../nbs/data/40_mdace.ipynb #9145a239
 def _narrowed(table:pd.DataFrame, categories:str|Collection[str]|None) -> pd.DataFrame:
@@ -240,8 +291,10 @@ def _narrowed(table:pd.DataFrame, categories:str|Collection[str]|None) -> pd.Dat
     if categories is None: return table
     wanted = {categories} if isinstance(categories, str) else set(categories)
     there = sorted(table.category.unique())
-    if unknown := sorted(wanted - set(there)): raise BadInput(f"no note is of category {unknown[0]!r}; there are {', '.join(there)}")
-    if not wanted: raise BadInput(f"no category is named, so no note is left; choose of {', '.join(there)}, or None for all")
+    unknown = sorted(wanted - set(there))
+    if unknown: raise BadInput(f"no note is of category {unknown[0]!r}; there are {', '.join(there)}")
+    if not wanted:
+        raise BadInput(f"no category is named, so no note is left; choose of {', '.join(there)}, or None for all")
     return table[table.category.isin(wanted)]
 
 def _faults(table:pd.DataFrame, texts:dict[int, str]) -> list[str]:
@@ -262,24 +315,31 @@ def check(
     return table.loc[table.fault != '', ['fault', *COLUMNS]].reset_index(drop=True)
 
 # %% ../../nbs/data/40_mdace.ipynb #d4c4b6c5
-CODES = dict(all=tuple(CODE_SYSTEMS.values()), diagnoses=('icd10cm', 'icd9cm'), procedures=('icd10pcs', 'icd9pcs', 'cpt'))
+CODES = dict(
+    all=tuple(CODE_SYSTEMS.values()),
+    diagnoses=('icd10cm', 'icd9cm'),
+    procedures=('icd10pcs', 'icd9pcs', 'cpt'))
 
 class WrongNotes(BadInput): "The notes are not those that were annotated"
 
 def _usable(table:pd.DataFrame, texts:dict[int, str], tolerance:float, file:str|Path) -> pd.DataFrame:
     "The annotations that fit their notes; refused when too many do not"
     faults = pd.Series(_faults(table, texts), index=table.index, dtype=object)
-    if (bad := faults.isin(UNUSABLE)).sum() > tolerance*len(table):
+    bad = faults.isin(UNUSABLE)
+    if bad.sum() > tolerance*len(table):
         ids = table.note_id[bad].unique()
         kinds = ', '.join(f"{n} {k}" for k,n in faults[bad].value_counts().items())
-        raise WrongNotes(f"{file}: {bad.sum()} of {len(table)} annotations do not fit ({kinds}), in {len(ids)} notes: {', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''}; "
+        first = ', '.join(ids[:5]) + (', ...' if len(ids) > 5 else '')
+        raise WrongNotes(
+            f"{file}: {bad.sum()} of {len(table)} annotations do not fit ({kinds}), in {len(ids)} notes: {first}; "
             "take NOTEEVENTS of MIMIC-III 1.4 as published, and see icdrat.data.mdace.check for the list")
     return table[~bad]
 
 def _gold(table:pd.DataFrame, notes:dict[str, Note]) -> list[Rationale]:
     "One rationale for each note and code"
     spans = defaultdict(list)
-    for i,s,c,b,e in zip(*(table[k] for k in ('note_id', 'code_system', 'code', 'begin', 'end'))): spans[i, Code(s, c)].append(Span(b, e))
+    columns = (table[k] for k in ('note_id', 'code_system', 'code', 'begin', 'end'))
+    for id,system,value,begin,end in zip(*columns): spans[id, Code(system, value)].append(Span(begin, end))
     return [mark(notes[i], c, s, 'human') for (i,c),s in spans.items()]
 
 # %% ../../nbs/data/40_mdace.ipynb #14c5c575
@@ -293,13 +353,16 @@ def mdace(
     tolerance:float = .01,                      # share of annotations that may not fit, in [0, 1)
 ) -> Corpus:                                    # restricted; one note of MIMIC-III a note, ROW_ID as its id
     "MDACE with the texts of your own MIMIC-III (Cheng et al. 2023)"
-    for name,value,choices in ('setting', setting, SETTINGS), ('system', system, REVISIONS), ('codes', codes, CODES): _choice(name, value, choices)
+    _choice('setting', setting, SETTINGS)
+    _choice('system', system, REVISIONS)
+    _choice('codes', codes, CODES)
     if not 0 <= tolerance < 1: raise BadInput(f"tolerance {tolerance}: a share from 0 to below 1 is needed")
     table = own(_narrowed(annotations(folder, setting, system), categories))
     texts = noteevents(notes_file, set(table.note_id.astype(int)))
     table = _usable(table, texts, tolerance, notes_file)
-    coded,split = table[table.code_system.isin(CODES[codes])], dict(zip(table.note_id, table.split))
+    split = dict(zip(table.note_id, table.split))
     notes = {i:Note(i, texts[int(i)], 'mdace', restricted=True) for i in split}
-    gold,of = _gold(coded, notes), defaultdict(list)
+    gold,of = _gold(table[table.code_system.isin(CODES[codes])], notes), defaultdict(list)
     for r in gold: of[r.note_id].append(r.code)
-    return build('mdace', [dict(note_id=i, text=n.text, codes=of[i], split=split[i]) for i,n in notes.items()], gold, restricted=True)
+    rows = [dict(note_id=i, text=n.text, codes=of[i], split=split[i]) for i,n in notes.items()]
+    return build('mdace', rows, gold, restricted=True)

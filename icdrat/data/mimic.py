@@ -22,7 +22,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Int
-from pyarrow.csv import ConvertOptions, ParseOptions, ReadOptions, open_csv
+from pyarrow.csv import ConvertOptions, CSVStreamingReader, ParseOptions, ReadOptions, open_csv
 from scipy.sparse import csr_array
 from tqdm import tqdm
 
@@ -38,14 +38,18 @@ _BLOCK = 8 << 20 # bytes parsed at a time; longer than any row
 
 def _header(file:Path) -> tuple[list[str], bytes|None]:
     "The names of a table's columns in lower case, and its last bytes, None when it is packed"
-    if not file.is_file(): raise MissingFile(f"{file}: {'this is a folder, name a file' if file.is_dir() else 'no such file'}; {_PHYSIONET}")
+    if not file.is_file():
+        what = 'this is a folder, name a file' if file.is_dir() else 'no such file'
+        raise MissingFile(f"{file}: {what}; {_PHYSIONET}")
     try:
         with open(file, 'rb') as f:
             packed = f.read(2) == b'\x1f\x8b'
-            end = None if packed else (f.seek(max(0, file.stat().st_size-3)), f.read())[1]
+            f.seek(max(0, file.stat().st_size-3))
+            end = None if packed else f.read()
         with (gzip.open if packed else open)(file, 'rb') as f: line = f.readline(100_000).decode('utf-8-sig')
     except UnicodeDecodeError: raise BrokenFile(f"{file}: not UTF-8 in its first line; unpack it again") from None
-    except (EOFError, OSError, zlib.error): raise BrokenFile(f"{file}: cannot be read, is cut off or damaged; fetch it again") from None
+    except (EOFError, OSError, zlib.error):
+        raise BrokenFile(f"{file}: cannot be read, is cut off or damaged; fetch it again") from None
     return [c.strip().lower() for c in next(csv.reader([line]), [])], end
 
 # %% ../../nbs/data/35_mimic.ipynb #44019ccc
@@ -61,6 +65,35 @@ class _Blocks:
         return data
 
 # %% ../../nbs/data/35_mimic.ipynb #dfa4baf3
+def _complaint(file:Path, said:str, names:list[str], bad:list) -> BadInput:
+    "The parser's complaint without the row that it quotes"
+    row,column = re.search(r'Row #(\d+)', said), re.match(r'In CSV column #(\d+)', said)
+    where = f"{file}, row {row[1]} (the header is row 1)" if row else f"{file}"
+    if bad:
+        return BadLine(f"{where}: {bad[0].actual_columns} columns instead of {len(names)}; fetch the file again")
+    if column:
+        what = 'bytes that are not UTF-8' if 'UTF8' in said else 'what is not a number'
+        return BadLine(f"{where}: column {names[int(column[1])]} holds {what}; fetch the file again")
+    if 'Empty CSV' in said: return BrokenFile(f"{file}: there is no row in it; fetch it again")
+    if 'straddl' in said:
+        return BrokenFile(
+            f"{file}: a row is longer than {_BLOCK >> 20} MB, so a quotation mark is open; fetch the file again")
+    return BrokenFile(f"{where}: not a table that can be read; fetch the file again")
+
+def _parser(file, names:list[str], columns:dict[str, pa.DataType], bad:list) -> CSVStreamingReader:
+    "The batches of an open table; a row that is refused is put into `bad`"
+    return open_csv(pa.PythonFile(_Blocks(file), 'r'),
+        ReadOptions(block_size=_BLOCK, use_threads=False, column_names=names, skip_rows=1),
+        ParseOptions(newlines_in_values=True, invalid_row_handler=lambda row: bad.append(row) or 'error'),
+        ConvertOptions(column_types=columns, include_columns=list(columns), strings_can_be_null=False))
+
+def _inside_quotes(batch:pa.RecordBatch, names:list[str], end:bytes) -> bool:
+    "Whether a plain file ends in the middle of a text"
+    if end in (b'\n"\n', b'"\r\n'): return False
+    last = batch.slice(len(batch)-1).to_pydict().get(names[-1], [''])[-1]
+    return str(last).endswith('\n')
+
+# %% ../../nbs/data/35_mimic.ipynb #961f36f6
 def stream(
     file:str|Path,               # .csv or .csv.gz, with a header
     columns:dict[str, pa.DataType], # which columns, in lower case, as what
@@ -68,34 +101,41 @@ def stream(
     "The rows of a table, some megabytes at a time"
     file,bad,batch = Path(file), [], None
     names,end = _header(file)
-    if missing := [c for c in columns if c not in names]: raise WrongColumns(f"{file}: no column {', '.join(missing)}; is it the published file, with its header? {_PHYSIONET}")
-    if end and not end.endswith(b'\n'): raise BrokenFile(f"{file}: the last row has no line break, so the file is cut off; fetch it again")
+    missing = [c for c in columns if c not in names]
+    if missing:
+        raise WrongColumns(
+            f"{file}: no column {', '.join(missing)}; is it the published file, with its header? {_PHYSIONET}")
+    if end and not end.endswith(b'\n'):
+        raise BrokenFile(f"{file}: the last row has no line break, so the file is cut off; fetch it again")
     try:
         with pa.OSFile(str(file)) as f:
-            for batch in open_csv(pa.PythonFile(_Blocks(f if end is not None else pa.CompressedInputStream(f, 'gzip')), 'r'),
-                ReadOptions(block_size=_BLOCK, use_threads=False, column_names=names, skip_rows=1),
-                ParseOptions(newlines_in_values=True, invalid_row_handler=lambda r: bad.append(r) or 'error'),
-                ConvertOptions(column_types=columns, include_columns=list(columns), strings_can_be_null=False)): yield batch
-            if batch and end and end not in (b'\n"\n', b'"\r\n') and str(batch.slice(len(batch)-1).to_pydict().get(names[-1], [''])[-1]).endswith('\n'):
-                raise BrokenFile(f"{file}: the last row ends inside quotation marks, so the file is cut off; fetch it again")
+            unpacked = pa.CompressedInputStream(f, 'gzip') if end is None else f
+            for batch in _parser(unpacked, names, columns, bad): yield batch
+            if batch and end and _inside_quotes(batch, names, end):
+                raise BrokenFile(
+                    f"{file}: the last row ends inside quotation marks, so the file is cut off; fetch it again")
     except pa.ArrowInvalid as e: raise _complaint(file, str(e), names, bad) from None
     except pa.ArrowException: raise BrokenFile(f"{file}: cannot be read; fetch it again") from None
     except OSError: raise BrokenFile(f"{file}: the gzip file is cut off or damaged; fetch it again") from None
-
-def _complaint(file:Path, said:str, names:list[str], bad:list) -> BadInput:
-    "The parser's complaint without the row that it quotes"
-    row = (m := re.search(r'Row #(\d+)', said)) and f", row {m[1]} (the header is row 1)" or ''
-    if bad: return BadLine(f"{file}{row}: {bad[0].actual_columns} columns instead of {len(names)}; fetch the file again")
-    if m := re.match(r'In CSV column #(\d+)', said): return BadLine(f"{file}{row}: column {names[int(m[1])]} holds {'bytes that are not UTF-8' if 'UTF8' in said else 'what is not a number'}; fetch the file again")
-    if 'Empty CSV' in said: return BrokenFile(f"{file}: there is no row in it; fetch it again")
-    if 'straddl' in said: return BrokenFile(f"{file}: a row is longer than {_BLOCK >> 20} MB, so a quotation mark is open; fetch the file again")
-    return BrokenFile(f"{file}{row}: not a table that can be read; fetch the file again")
 
 # %% ../../nbs/data/35_mimic.ipynb #2d0e9838
 SOURCES = dict(icd10cm=('diagnoses_icd', 'd_icd_diagnoses', 10), icd9cm=('diagnoses_icd', 'd_icd_diagnoses', 9),
                icd10pcs=('procedures_icd', 'd_icd_procedures', 10), icd9pcs=('procedures_icd', 'd_icd_procedures', 9))
 
 class TwoEditions(BadInput): "A table was found in two places"
+
+def _there(places:Iterable[Path], table:str) -> list[Path]:
+    "The table in each of the places that have it, packed before plain"
+    files = [[f for e in ('.csv.gz', '.csv') if (f := p/(table+e)).is_file()] for p in places]
+    return [found[0] for found in files if found]
+
+def _find(folder:Path, room:str, table:str) -> Path:
+    "The one file of a table"
+    hits = _there([folder, folder/room], table)[:1] or _there(sorted(folder.glob(f'*/{room}')), table)
+    if not hits: raise MissingFile(f"{folder}: no {room}/{table}.csv.gz beneath it; {_PHYSIONET}")
+    if len(hits) > 1:
+        raise TwoEditions(f"{hits[0]} and {hits[1]} are two editions of one table; name the folder of one")
+    return hits[0]
 
 def tables(
     folder:str|Path,                  # with hosp/, and with note/ unless that is named apart
@@ -104,15 +144,8 @@ def tables(
 ) -> dict[str, Path]:                 # the file of each table
     "Where the tables of MIMIC-IV are that these code systems need"
     hosp = dict.fromkeys(['admissions', *(t for s in systems for t in SOURCES[s][:2])])
-    return {t:_find(Path(folder), 'hosp', t) for t in hosp} | dict(discharge=_find(Path(note_folder or folder), 'note', 'discharge'))
-
-def _find(folder:Path, room:str, table:str) -> Path:
-    "The one file of a table"
-    def at(places): return [f for p in places if (f := next((f for e in ('.csv.gz', '.csv') if (f := p/(table+e)).is_file()), None))]
-    hits = at([folder, folder/room])[:1] or at(sorted(folder.glob(f'*/{room}')))
-    if not hits: raise MissingFile(f"{folder}: no {room}/{table}.csv.gz beneath it; {_PHYSIONET}")
-    if len(hits) > 1: raise TwoEditions(f"{hits[0]} and {hits[1]} are two editions of one table; name the folder of one")
-    return hits[0]
+    found = {t:_find(Path(folder), 'hosp', t) for t in hosp}
+    return found | dict(discharge=_find(Path(note_folder or folder), 'note', 'discharge'))
 
 # %% ../../nbs/data/35_mimic.ipynb #94f74764
 def dotted(
@@ -140,6 +173,17 @@ class Assigned:
         kept = keep[self.code]
         return replace(self, start=np.concatenate([[0], kept.cumsum()])[self.start], code=self.code[kept])
 
+# %% ../../nbs/data/35_mimic.ipynb #c59086df
+_BILLED = dict(hadm_id=pa.int64(), seq_num=pa.int32(), icd_code=pa.string(), icd_version=pa.int8())
+
+def _numbered(rows:pa.RecordBatch, system:str, place:dict[Code, int], file:Path) -> Int[np.ndarray, "rows"]:
+    "The number of each row's code; a code that is new to `place` gets the next"
+    values = rows['icd_code'].dictionary_encode()
+    words = values.dictionary.to_pylist()
+    if not all(w.strip() for w in words): raise BrokenFile(f"{file}: a row without icd_code; fetch it again")
+    numbers = [place.setdefault(dotted(w, system), len(place)) for w in words]
+    return np.array(numbers, np.int32)[values.indices.to_numpy()]
+
 def assigned(
     files:dict[str, Path], # as `tables` finds them
     systems:Iterable[str], # whose codes are wanted
@@ -147,47 +191,57 @@ def assigned(
     "The billed codes of every admission, in the order of `seq_num`"
     place,parts = {},[]
     for kind,t in enumerate(dict.fromkeys(SOURCES[s][0] for s in systems)):
-        for batch in stream(files[t], dict(hadm_id=pa.int64(), seq_num=pa.int32(), icd_code=pa.string(), icd_version=pa.int8())):
-            if sum(c.null_count for c in batch.columns): raise BrokenFile(f"{files[t]}: a row without hadm_id, seq_num or icd_version; fetch it again")
+        for batch in stream(files[t], _BILLED):
+            if sum(c.null_count for c in batch.columns):
+                raise BrokenFile(f"{files[t]}: a row without hadm_id, seq_num or icd_version; fetch it again")
             for s in (s for s in systems if SOURCES[s][0] == t):
                 b = batch.filter(pc.equal(batch['icd_version'], SOURCES[s][2]))
-                words = (values := b['icd_code'].dictionary_encode()).dictionary.to_pylist()
-                if not all(w.strip() for w in words): raise BrokenFile(f"{files[t]}: a row without icd_code; fetch it again")
-                known = np.array([place.setdefault(dotted(w, s), len(place)) for w in words], np.int32)
-                parts.append((b['hadm_id'].to_numpy(), np.full(len(b), kind, np.int8), b['seq_num'].to_numpy(), known[values.indices.to_numpy()]))
-    if not place: raise EmptyCorpus(f"no code of {', '.join(systems)} in the tables; choose among {', '.join(SOURCES)}")
+                code = _numbered(b, s, place, files[t])
+                parts.append((b['hadm_id'].to_numpy(), np.full(len(b), kind, np.int8), b['seq_num'].to_numpy(), code))
+    if not place:
+        raise EmptyCorpus(f"no code of {', '.join(systems)} in the tables; choose among {', '.join(SOURCES)}")
     hadm,kind,seq,code = map(np.concatenate, zip(*parts))
     order = np.lexsort((seq, kind, hadm))
-    first = np.sort(np.unique(hadm[order]*len(place) + code[order], return_index=True)[1])
+    first = np.sort(np.unique(hadm[order]*len(place) + code[order], return_index=True)[1])  # a code twice counts once
     hadm,begin = np.unique(hadm[order][first], return_index=True)
     return Assigned(hadm, np.append(begin, len(first)), code[order][first], list(place))
 
 # %% ../../nbs/data/35_mimic.ipynb #0b6c048d
+_TITLED = dict(icd_code=pa.string(), icd_version=pa.int8(), long_title=pa.string())
+
 def titles(
     files:dict[str, Path], # as `tables` finds them
     systems:Iterable[str], # of the codes
-) -> dict[Code, str]:
+) -> dict[Code, str]:      # the title of each
     "What the tables of MIMIC call each code"
-    return {dotted(v, s):t for s in systems for b in stream(files[SOURCES[s][1]], dict(icd_code=pa.string(), icd_version=pa.int8(), long_title=pa.string()))
-            for v,n,t in zip(*(c.to_pylist() for c in b.columns)) if n == SOURCES[s][2] and v.strip()}
+    called = {}
+    for system in systems:
+        _,table,wanted = SOURCES[system]
+        for batch in stream(files[table], _TITLED):
+            for value,version,title in zip(*(c.to_pylist() for c in batch.columns)):
+                if version == wanted and value.strip(): called[dotted(value, system)] = title
+    return called
 
 # %% ../../nbs/data/35_mimic.ipynb #223a7452
-_NOTE = dict(note_id=pa.string(), subject_id=pa.int64(), hadm_id=pa.int64(), note_type=pa.string(), note_seq=pa.int32(), text=pa.large_string())
+_NOTE = dict(note_id=pa.string(), subject_id=pa.int64(), hadm_id=pa.int64(), note_type=pa.string(), note_seq=pa.int32(),
+             text=pa.large_string())
 
 def spool(
     file:Path,                          # discharge.csv or .csv.gz
     wanted:Int[np.ndarray, "admissions"], # admissions whose texts to keep
     to:Path,                            # an Arrow file of texts
-) -> pd.DataFrame:                      # one row a note of the file: its ids, `empty`, and the `place` of its text or -1
+) -> pd.DataFrame:                      # one row a note: its ids, `empty`, and the `place` of its text or -1
     "Put the texts of some admissions on disk and list all notes"
     listed,wanted,n = [],pa.array(wanted),0
-    with pa.ipc.new_file(str(to), pa.schema([('text', pa.large_string())])) as sink, tqdm(unit=' notes', disable=None) as bar:
+    schema = pa.schema([('text', pa.large_string())])
+    with pa.ipc.new_file(str(to), schema) as sink, tqdm(unit=' notes', disable=None) as bar:
         for batch in stream(file, _NOTE):
             text = batch['text']
             empty = pc.or_(pc.equal(pc.binary_length(text), 0), pc.utf8_is_space(text))
             keep = pc.and_not(pc.is_in(batch['hadm_id'], wanted), empty).to_numpy(zero_copy_only=False)
             sink.write_batch(pa.record_batch([text.filter(pa.array(keep))], ['text']))
-            listed.append(batch.drop_columns(['text']).to_pandas().assign(empty=empty.to_pandas(), place=np.where(keep, n-1+keep.cumsum(), -1)))
+            place = np.where(keep, n-1+keep.cumsum(), -1)
+            listed.append(batch.drop_columns(['text']).to_pandas().assign(empty=empty.to_pandas(), place=place))
             n += keep.sum()
             bar.update(len(batch))
     if not listed or not sum(map(len, listed)): raise EmptyCorpus(f"{file}: not a single note; fetch it again")
@@ -203,9 +257,10 @@ def spooled(
         file = pa.ipc.open_file(f)
         batches = [file.get_batch(i).column(0) for i in range(file.num_record_batches)]
         begin = np.cumsum([0]+[len(b) for b in batches])
-        which = np.searchsorted(begin, places, side='right')-1
-        runs = np.split(np.arange(len(places)), np.flatnonzero(np.diff(which))+1)
-        return pa.concat_arrays([batches[which[r[0]]].take(pa.array(places[r]-begin[which[r[0]]])) for r in runs])
+        which = np.searchsorted(begin, places, side='right')-1  # the batch of each text
+        runs = np.split(np.arange(len(places)), np.flatnonzero(np.diff(which))+1)  # neighbours of one batch
+        def taken(run): return batches[which[run[0]]].take(pa.array(places[run]-begin[which[run[0]]]))
+        return pa.concat_arrays([taken(run) for run in runs])
 
 # %% ../../nbs/data/35_mimic.ipynb #ad819ef0
 FILTERS = {'names its admission':          lambda n: n.hadm_id.notna(),
@@ -214,7 +269,8 @@ FILTERS = {'names its admission':          lambda n: n.hadm_id.notna(),
            'admission is in hosp':         lambda n: n.known,
            'admission has wanted codes':   lambda n: n.row >= 0,
            'is no addendum':               lambda n: n.note_type == 'DS',
-           'is the last of its admission': lambda n: ~n.sort_values('note_seq', kind='stable').hadm_id.duplicated(keep='last').sort_index()}
+           'is the last of its admission': lambda n: ~n.sort_values('note_seq', kind='stable')
+                                                       .hadm_id.duplicated(keep='last').sort_index()}
 _ONE_EACH = ('is no addendum', 'is the last of its admission')
 
 def count(
@@ -223,9 +279,9 @@ def count(
     codes:Assigned,     # of the admissions
 ) -> dict:              # one line of the table of counts
     "How much is left after a step"
-    rows = notes.row[notes.row >= 0].to_numpy()
-    had = codes.of(rows)[0]
-    return dict(step=step, notes=len(notes), patients=notes.subject_id.nunique(), admissions=notes.hadm_id.nunique(), codes=len(had), distinct_codes=len(np.unique(had)))
+    had = codes.of(notes.row[notes.row >= 0].to_numpy())[0]
+    return dict(step=step, notes=len(notes), patients=notes.subject_id.nunique(), admissions=notes.hadm_id.nunique(),
+                codes=len(had), distinct_codes=len(np.unique(had)))
 
 def sift(
     notes:pd.DataFrame,      # as `spool` lists them, with `known` and `row`
@@ -248,8 +304,10 @@ def frequent(
 ) -> Assigned:          # without the rarer codes
     "The codes that enough notes have"
     n_notes = np.bincount(codes.of(notes.row.to_numpy())[0], minlength=len(codes.codes))
-    if not (n_notes >= min_notes).any(): raise EmptyCorpus(f"none of {(n_notes > 0).sum()} codes is in at least {min_notes} notes; lower min_notes")
-    return codes.only(n_notes >= min_notes)
+    enough = n_notes >= min_notes
+    if not enough.any():
+        raise EmptyCorpus(f"none of {(n_notes > 0).sum()} codes is in at least {min_notes} notes; lower min_notes")
+    return codes.only(enough)
 
 # %% ../../nbs/data/35_mimic.ipynb #4c5aea1a
 def _deal(
@@ -259,10 +317,13 @@ def _deal(
     rng:np.random.Generator,           # breaks ties
 ) -> Int[np.ndarray, "groups"]:        # its split
     "Iterative stratification of groups"
-    by_code,left = codes.tocsc(), np.bincount(codes.indices, minlength=codes.shape[1]).astype(float)
-    want,room = np.outer(shares, codes.sum(axis=0)), np.array(shares)*sizes.sum()
-    split,begin,(luck,tie) = np.full(len(sizes), -1), codes.indptr.tolist(), (rng.random(len(sizes)), rng.random(len(left))/2)
-    turn = np.empty(len(sizes), int); turn[np.lexsort((luck, -sizes))] = np.arange(len(sizes))
+    by_code,begin = codes.tocsc(), codes.indptr.tolist()
+    left = np.bincount(codes.indices, minlength=codes.shape[1]).astype(float)           # groups of each code
+    want,room = np.outer(shares, codes.sum(axis=0)), np.array(shares)*sizes.sum()       # notes that a split lacks
+    luck,tie = rng.random(len(sizes)), rng.random(len(left))/2
+    turn = np.empty(len(sizes), int)                                                    # large groups first
+    turn[np.lexsort((luck, -sizes))] = np.arange(len(sizes))
+    split = np.full(len(sizes), -1)
     def give(g, c=None):
         lack = room if c is None else want[:, c]
         split[g] = s = max(range(len(shares)), key=lambda s: (round(lack[s], 9), room[s]))
@@ -279,6 +340,13 @@ def _deal(
     return split
 
 # %% ../../nbs/data/35_mimic.ipynb #cc7f9032
+def _matrix(codes:Sequence[Iterable[Hashable]]) -> csr_array:
+    "Notes × codes"
+    lists,place = [list(dict.fromkeys(cs)) for cs in codes], {}
+    columns = [place.setdefault(c, len(place)) for cs in lists for c in cs]
+    begin = np.cumsum([0, *map(len, lists)])
+    return csr_array((np.ones(len(columns), int), columns, begin), (len(lists), max(len(place), 1)))
+
 def stratify(
     groups:Sequence[Hashable],                  # for each note, what it must not be parted from, e.g. its patient
     codes:csr_array|Sequence[Iterable[Hashable]], # for each note, its codes; or a matrix of notes × codes
@@ -286,17 +354,17 @@ def stratify(
     seed:int = 0,                               # breaks ties
 ) -> Int[np.ndarray, "notes"]:                  # for each note, a place in `SPLITS`
     "Split whole groups so that every split has its share of every code (Sechidis et al. 2011)"
-    if len(shares) != 3 or min(shares) <= 0 or abs(sum(shares)-1) > 1e-6: raise BadShare(f"shares {shares}: three shares above 0 that add up to 1, e.g. (.75, .1, .15)")
+    if len(shares) != 3 or min(shares) <= 0 or abs(sum(shares)-1) > 1e-6:
+        raise BadShare(f"shares {shares}: three shares above 0 that add up to 1, e.g. (.75, .1, .15)")
     number,names = pd.factorize(pd.Series(groups))
     if len(names) < 3: raise EmptyCorpus(f"{len(names)} groups cannot be parted in three")
-    if not isinstance(codes, csr_array):
-        lists,place = [list(dict.fromkeys(cs)) for cs in codes], {}
-        codes = csr_array((np.ones(sum(map(len, lists)), int), [place.setdefault(c, len(place)) for cs in lists for c in cs], np.cumsum([0, *map(len, lists)])), (len(lists), max(len(place), 1)))
+    if not isinstance(codes, csr_array): codes = _matrix(codes)
     member = csr_array((np.ones(len(number), int), (number, np.arange(len(number)))), (len(names), len(number)))
     counts,sizes = (member@codes).tocsr(), np.bincount(number)
     split = _deal(counts, sizes, shares, np.random.default_rng(seed))
     by_code = counts.tocsc()
-    for c in np.flatnonzero((counts[split == 0].sum(axis=0) == 0) & (counts.sum(axis=0) > 0)):
+    untrained = (counts[split == 0].sum(axis=0) == 0) & (counts.sum(axis=0) > 0)
+    for c in np.flatnonzero(untrained):
         having = by_code.indices[by_code.indptr[c]:by_code.indptr[c+1]]
         if (split[having] != 0).all(): split[having[np.argmin(sizes[having])]] = 0
     return split[number]
@@ -306,26 +374,58 @@ class MixedEditions(BadInput): "Notes and hospital tables do not belong together
 
 def _rows(files:dict[str, Path], notes:pd.DataFrame, codes:Assigned) -> pd.DataFrame:
     "The notes with what the hospital's tables know about them"
-    subject = pd.concat(b.to_pandas() for b in stream(files['admissions'], dict(hadm_id=pa.int64(), subject_id=pa.int64()))).drop_duplicates('hadm_id').set_index('hadm_id').subject_id
+    columns = dict(hadm_id=pa.int64(), subject_id=pa.int64())
+    stays = pd.concat(b.to_pandas() for b in stream(files['admissions'], columns))
+    subject = stays.drop_duplicates('hadm_id').set_index('hadm_id').subject_id
     known = notes.hadm_id.map(subject) == notes.subject_id
-    unknown = (n := notes.hadm_id.notna().sum()) - known.sum()
-    if unknown > n/2: raise MixedEditions(f"{unknown} of {n} notes are of admissions that {files['admissions']} does not have; do both come from MIMIC-IV? {_PHYSIONET}")
+    n = notes.hadm_id.notna().sum()
+    unknown = n - known.sum()
+    if unknown > n/2:
+        raise MixedEditions(
+            f"{unknown} of {n} notes are of admissions that {files['admissions']} does not have; "
+            f"do both come from MIMIC-IV? {_PHYSIONET}")
     return notes.assign(known=known, row=pd.Index(codes.hadm).get_indexer(notes.hadm_id))
 
 def _write(path:Path, name:str, notes:pd.DataFrame, codes:Assigned, texts:Path, at_once:int=1000) -> None:
     "The notes in the order they have, a batch at a time"
     system,value = (pa.array([getattr(c, f) for c in codes.codes]) for f in ('system', 'value'))
+    fields = list(SCHEMA.field('codes').type.value_type)
     with arrow_file(path, name, restricted=True) as file:
         for i in range(0, len(notes), at_once):
             some = notes[i:i+at_once]
             code,begin = codes.of(some.row.to_numpy())
-            lists = pa.ListArray.from_arrays(pa.array(begin, pa.int32()), pa.StructArray.from_arrays([system.take(pa.array(code)), value.take(pa.array(code))], fields=list(SCHEMA.field('codes').type.value_type)))
-            file.write_batch(pa.record_batch([pa.array(some.note_id, pa.string()), spooled(texts, some.place.to_numpy()), lists, pa.array([SPLITS[s] for s in some.split])], schema=SCHEMA))
+            code = pa.array(code)
+            pairs = pa.StructArray.from_arrays([system.take(code), value.take(code)], fields=fields)
+            columns = [
+                pa.array(some.note_id, pa.string()),
+                spooled(texts, some.place.to_numpy()),
+                pa.ListArray.from_arrays(pa.array(begin, pa.int32()), pairs),
+                pa.array([SPLITS[s] for s in some.split])]
+            file.write_batch(pa.record_batch(columns, schema=SCHEMA))
+
+# %% ../../nbs/data/35_mimic.ipynb #8e73a747
+def _dealt(notes:pd.DataFrame, codes:Assigned, shares:Sequence[float], seed:int) -> pd.DataFrame:
+    "The notes with their splits, in the order of split and id"
+    code,begin = codes.of(notes.row.to_numpy())
+    matrix = csr_array((np.ones(len(code), int), code, begin), (len(notes), len(codes.codes)))
+    return notes.assign(split=stratify(notes.subject_id, matrix, shares, seed)).sort_values(['split', 'note_id'])
+
+def _last_counts(notes:pd.DataFrame, codes:Assigned, title:dict[Code, str]) -> list[dict]:
+    "How much is in each split, and how much of all has a code that the tables do not name"
+    untitled = codes.only(np.array([c not in title for c in codes.codes]))
+    nameless = notes[np.diff(untitled.start)[notes.row] > 0]
+    return [*(count(f'of these in {k}', notes[notes.split == s], codes) for s,k in enumerate(SPLITS)),
+            count('of these with a code that has no title', nameless, untitled)]
 
 def _vocabulary(notes:pd.DataFrame, codes:Assigned, title:dict[Code, str]) -> pd.DataFrame:
     "Each code with its notes, in all and by split"
-    n = {k:np.bincount(codes.of(notes.row[notes.split == s].to_numpy())[0], minlength=len(codes.codes)) for s,k in enumerate(SPLITS)}
-    table = pd.DataFrame(dict(system=[c.system for c in codes.codes], code=[c.value for c in codes.codes], notes=sum(n.values()), **n, title=[title.get(c, '') for c in codes.codes]))
+    def n_notes(s): return np.bincount(codes.of(notes.row[notes.split == s].to_numpy())[0], minlength=len(codes.codes))
+    n = {k:n_notes(s) for s,k in enumerate(SPLITS)}
+    table = pd.DataFrame(dict(
+        system=[c.system for c in codes.codes],
+        code=[c.value for c in codes.codes],
+        notes=sum(n.values()), **n,
+        title=[title.get(c, '') for c in codes.codes]))
     return table[table.notes > 0].sort_values(['system', 'code'])
 
 # %% ../../nbs/data/35_mimic.ipynb #4ec644a8
@@ -341,22 +441,22 @@ def mimiciv(
     name:str = 'mimiciv',                    # of the corpus
 ) -> pd.DataFrame:                           # what is left after each step
     "Turn MIMIC-IV into a corpus on disk, restricted to its owner"
-    if not systems or isinstance(systems, str) or set(systems) - set(SOURCES): raise BadInput(f"systems {systems!r}: give a list of some of {', '.join(SOURCES)}")
+    if not systems or isinstance(systems, str) or set(systems) - set(SOURCES):
+        raise BadInput(f"systems {systems!r}: give a list of some of {', '.join(SOURCES)}")
     files = tables(folder, note_folder, systems)
     codes,title = assigned(files, systems), titles(files, systems)
     with whole_folder(to, NOTES, private=True) as part:
-        notes,steps = sift(_rows(files, spool(files['discharge'], codes.hadm, texts := part/'texts.arrow'), codes), codes, all_notes)
+        texts = part/'texts.arrow'
+        notes,steps = sift(_rows(files, spool(files['discharge'], codes.hadm, texts), codes), codes, all_notes)
         codes = frequent(notes, codes, min_notes)
         steps.append(count(f'codes in at least {min_notes} notes', notes, codes))
         notes = notes[np.diff(codes.start)[notes.row] > 0]
         steps.append(count('has a code left', notes, codes))
-        code,begin = codes.of(notes.row.to_numpy())
-        notes = notes.assign(split=stratify(notes.subject_id, csr_array((np.ones(len(code), int), code, begin), (len(notes), len(codes.codes))), shares, seed)).sort_values(['split', 'note_id'])
-        untitled = codes.only(np.array([c not in title for c in codes.codes]))
-        steps += [count(f'of these in {k}', notes[notes.split == s], codes) for s,k in enumerate(SPLITS)] + [count('of these with a code that has no title', notes[np.diff(untitled.start)[notes.row] > 0], untitled)]
+        notes = _dealt(notes, codes, shares, seed)
+        counts = pd.DataFrame(steps + _last_counts(notes, codes, title))
         _write(part/'notes.arrow', name, notes, codes, texts)
         texts.unlink()
-        for stem,frame in dict(codes=_vocabulary(notes, codes, title), counts=(counts := pd.DataFrame(steps))).items():
+        for stem,frame in dict(codes=_vocabulary(notes, codes, title), counts=counts).items():
             with whole_file(part/f'{stem}.csv', private=True) as f: frame.to_csv(f, index=False)
     return counts
 
@@ -374,12 +474,16 @@ def noteevents(
     return texts
 
 # %% ../../nbs/data/35_mimic.ipynb #c8ecde3d
+_BILLED_III = dict(hadm_id=pa.int64(), seq_num=pa.int32(), icd9_code=pa.string())
+
 def codes_iii(
     folder:str|Path,             # with DIAGNOSES_ICD and PROCEDURES_ICD of MIMIC-III 1.4, .csv or .csv.gz
 ) -> dict[int, tuple[Code, ...]]: # by HADM_ID; diagnoses before procedures, each in the order of SEQ_NUM
     "The billed codes of every admission of MIMIC-III"
     codes = defaultdict(dict)
     for table,system in dict(DIAGNOSES_ICD='icd9cm', PROCEDURES_ICD='icd9pcs').items():
-        rows = [r for b in stream(_find(Path(folder), '', table), dict(hadm_id=pa.int64(), seq_num=pa.int32(), icd9_code=pa.string())) for r in zip(*(c.to_pylist() for c in b.columns))]
-        for hadm,_,value in sorted(r for r in rows if None not in r and r[2].strip()): codes[hadm][dotted(value, system)] = None
+        rows = []
+        for batch in stream(_find(Path(folder), '', table), _BILLED_III):
+            rows += [r for r in zip(*(c.to_pylist() for c in batch.columns)) if None not in r and r[2].strip()]
+        for hadm,_,value in sorted(rows): codes[hadm][dotted(value, system)] = None
     return {h:tuple(cs) for h,cs in codes.items()}

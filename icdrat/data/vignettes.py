@@ -36,7 +36,9 @@ class Trap:
 @cache
 def traps() -> tuple[Trap, ...]:
     "The places in the vignettes that look like evidence and are not"
-    return tuple(Trap(row['note_id'], icd(row['code']), row['kind'], tuple(Span(*s) for s in row['spans'])) for _,row in read_lines(FOLDER/'traps.jsonl', ['note_id', 'code', 'kind', 'spans']))
+    lines = read_lines(FOLDER/'traps.jsonl', ['note_id', 'code', 'kind', 'spans'])
+    return tuple(Trap(row['note_id'], icd(row['code']), row['kind'], tuple(Span(*s) for s in row['spans']))
+                 for _,row in lines)
 
 # %% ../../nbs/data/45_vignettes.ipynb #cce174fd
 @cache
@@ -46,11 +48,18 @@ def passes() -> tuple[Rationale, ...]: # sources 'first' and 'second', at three 
     return tuple(r for name in ('first', 'second') for r in read_rationales(FOLDER/f'{name}.jsonl', notes))
 
 # %% ../../nbs/data/45_vignettes.ipynb #17323577
-LICENCE = "Original work of the icdrat authors under the Creative Commons Attribution 4.0 International licence (CC BY 4.0). No text comes from another corpus; the patients never were."
+LICENCE = ("Original work of the icdrat authors under the Creative Commons Attribution 4.0 International licence "
+           "(CC BY 4.0). No text comes from another corpus; the patients never were.")
 
-PROVENANCE = """Notes, codes and annotations were made for this project in November 2026 by a large language model (Claude, by Anthropic) under the annotation guidelines.
-One pass wrote a note, chose its codes and marked the evidence (`first.jsonl`); a second, independent pass saw note and codes only and marked it again (`second.jsonl`); a third decided where the two differed (`gold.jsonl`).
-The sentences were filled in by program around the other two levels. `traps.jsonl` names places that look like evidence and are not.
-
-**No certified coder and no physician has reviewed them.** The code lists are not complete claims. Agreement between the passes is that of two readings by one kind of reader.
-Fit for trying, teaching and comparing methods; not for saying how good a method is on real notes."""
+PROVENANCE = '\n'.join((
+    "Notes, codes and annotations were made for this project in November 2026 by a large language model "
+    "(Claude, by Anthropic) under the annotation guidelines.",
+    "One pass wrote a note, chose its codes and marked the evidence (`first.jsonl`); "
+    "a second, independent pass saw note and codes only and marked it again (`second.jsonl`); "
+    "a third decided where the two differed (`gold.jsonl`).",
+    "The sentences were filled in by program around the other two levels. "
+    "`traps.jsonl` names places that look like evidence and are not.",
+    "",
+    "**No certified coder and no physician has reviewed them.** The code lists are not complete claims. "
+    "Agreement between the passes is that of two readings by one kind of reader.",
+    "Fit for trying, teaching and comparing methods; not for saying how good a method is on real notes."))

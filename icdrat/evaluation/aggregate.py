@@ -63,10 +63,14 @@ def approximate_randomisation(
     seed:int = 0,                            # of the coins
 ) -> float:                                  # two-sided p, in (0, 1]
     "Whether two methods differ by more than swapping their results note by note would give (Noreen 1989)"
-    if a.shape != b.shape: raise UnequalNotes(f"{len(a)} notes against {len(b)}: keep the notes that both have, in one order")
-    rng,apart = np.random.default_rng(seed),lambda x,y: np.abs(statistic(x) - statistic(y))
-    moved = [rng.integers(0, 2, (min(1000, n_swaps - done), len(a))).astype(float) @ (b - a) for done in range(0, n_swaps, 1000)]
-    moved = np.concatenate(moved)  # what crosses from b to a, and leaves b
+    if a.shape != b.shape:
+        raise UnequalNotes(f"{len(a)} notes against {len(b)}: keep the notes that both have, in one order")
+    def apart(x, y): return np.abs(statistic(x) - statistic(y))
+    rng,moved = np.random.default_rng(seed),[]
+    for done in range(0, n_swaps, 1000):
+        swapped = rng.integers(0, 2, (min(1000, n_swaps - done), len(a))).astype(float)
+        moved.append(swapped @ (b - a))  # what crosses from b to a, and leaves b
+    moved = np.concatenate(moved)
     return p_value(float(apart(a.sum(0), b.sum(0))), apart(a.sum(0) + moved, b.sum(0) - moved))
 
 # %% ../../nbs/evaluation/20_aggregate.ipynb #b721e24b
@@ -77,7 +81,10 @@ def benjamini_hochberg(
 ) -> Float[np.ndarray, "comparisons"]:    # adjusted, in the same order, never smaller
     "p-values adjusted for the number of comparisons (Benjamini and Hochberg 1995)"
     p = np.asarray(p, float)
-    if not ((0 <= p) & (p <= 1)).all(): raise BadPValue(f"{(~((0 <= p) & (p <= 1))).sum()} of {len(p)} values are not in [0, 1]; leave comparisons without a p-value out")
+    outside = ~((0 <= p) & (p <= 1))
+    if outside.any():
+        raise BadPValue(
+            f"{outside.sum()} of {len(p)} values are not in [0, 1]; leave comparisons without a p-value out")
     order = np.argsort(p)
     stepped = p[order]*len(p)/np.arange(1, len(p)+1)
     adjusted = np.empty_like(p)
@@ -95,10 +102,14 @@ def check_table(
     values:Sequence[str], # columns that hold its numbers
 ) -> pd.DataFrame:        # the same table
     "Refuse a table that cannot be averaged"
-    if missing := [c for c in (*keys, *values) if c not in table]: raise BadTable(f"no column {', '.join(missing)}; there are {', '.join(map(str, table.columns))}")
+    missing = [c for c in (*keys, *values) if c not in table]
+    if missing:
+        raise BadTable(f"no column {', '.join(missing)}; there are {', '.join(map(str, table.columns))}")
     if not len(table): raise BadTable("the table has no rows; did a filter leave nothing?")
-    if (twice := table.duplicated(keys)).any():
-        raise BadTable(f"{twice.sum()} rows are there twice, the first is {', '.join(map(str, table.loc[twice, keys].iloc[0]))}; were two runs appended?")
+    twice = table.duplicated(keys)
+    if twice.any():
+        first = ', '.join(map(str, table.loc[twice, keys].iloc[0]))
+        raise BadTable(f"{twice.sum()} rows are there twice, the first is {first}; were two runs appended?")
     return table
 
 # %% ../../nbs/evaluation/20_aggregate.ipynb #e8bc7673
@@ -126,19 +137,26 @@ def intervals(
     for n in {len(s) for s in sums} - {0}:
         same = [i for i,s in enumerate(sums) if len(s) == n]
         draws = draw_sums(np.hstack([sums[i] for i in same]), n_draws, seed)
-        for i,part in zip(same, np.split(draws, np.cumsum([sums[i].shape[1] for i in same])[:-1], axis=1)):
-            found[i] = {k:Interval(float(f(sums[i].sum(0))), *percentile_interval(f(part), level)) for k,f in statistics[i].items()}
+        ends = np.cumsum([sums[i].shape[1] for i in same])
+        for i,part in zip(same, np.split(draws, ends[:-1], axis=1)):
+            whole = sums[i].sum(0)
+            found[i] = {k:Interval(float(f(whole)), *percentile_interval(f(part), level))
+                        for k,f in statistics[i].items()}
     return found
 
 # %% ../../nbs/evaluation/20_aggregate.ipynb #df8d9cdd
 def _numbered(table:pd.DataFrame, by:Sequence[str]) -> tuple[np.ndarray, pd.DataFrame]:
     "The group of each row, from 0 in order of appearance, and what names each group"
-    return table.groupby(list(by), sort=False, observed=True).ngroup().to_numpy(), table[list(by)].drop_duplicates(ignore_index=True)
+    group = table.groupby(list(by), sort=False, observed=True).ngroup().to_numpy()
+    return group, table[list(by)].drop_duplicates(ignore_index=True)
 
 def _rows_of(keys:pd.DataFrame, found:list[dict[str, Interval]], n_pairs:Sequence[int], sums:list) -> pd.DataFrame:
     "One row for each group and statistic"
-    named = keys.drop(columns=['metric', 'definition'], errors='ignore').to_dict('records')
-    return pd.DataFrame([dict(**key, metric=k, **v._asdict(), n_pairs=int(n), n_notes=len(s)) for key,f,n,s in zip(named, found, n_pairs, sums) for k,v in f.items()])
+    rows,named = [], keys.drop(columns=['metric', 'definition'], errors='ignore').to_dict('records')
+    for key,of_group,n,notes in zip(named, found, n_pairs, sums):
+        for metric,of_metric in of_group.items():
+            rows.append(dict(**key, metric=metric, **of_metric._asdict(), n_pairs=int(n), n_notes=len(notes)))
+    return pd.DataFrame(rows)
 
 def summarise_means(
     table:pd.DataFrame,  # long: note_id, code, method, metric, value (NaN: undefined for this pair)
@@ -151,7 +169,8 @@ def summarise_means(
     check_table(table, [*PAIR, *by, 'metric'], ['value'])
     group,keys = _numbered(table, [*by, 'metric'])
     there = table['value'].notna().to_numpy()
-    sums = per_note_sums(table[there], group[there], np.stack([table['value'][there], np.ones(there.sum())], 1), len(keys))
+    added = np.stack([table['value'][there], np.ones(there.sum())], 1)
+    sums = per_note_sums(table[there], group[there], added, len(keys))
     found = intervals(sums, [{k:mean} for k in keys['metric']], n_draws, seed, level)
     return _rows_of(keys, found, np.bincount(group[there], minlength=len(keys)), sums)
 
@@ -162,14 +181,15 @@ def _marked(counts:pd.DataFrame) -> np.ndarray:
 
 class Measure(NamedTuple):
     "How the counts of one definition become numbers"
-    quantities:Callable                 # rows of the table, one a pair, to what is added up over pairs (rows × quantities)
-    statistics:dict[str, Statistic]     # by the name of their card; sums to value
+    quantities:Callable             # rows of the table, one a pair, to what is added up (rows × quantities)
+    statistics:dict[str, Statistic] # by the name of their card; sums to value
 
 def micro_measure(
     definition:str, # a key of `icdrat.evaluation.plausibility.counts.DEFINITIONS`
 ) -> Measure:       # precision, recall, F1 under the names of their cards
     "Counts are added up as they are"
-    return Measure(lambda rows: rows[list(COUNTS)].to_numpy(float), {metric_name(definition, k):f for k,f in MICRO.items()})
+    statistics = {metric_name(definition, k):f for k,f in MICRO.items()}
+    return Measure(lambda rows: rows[list(COUNTS)].to_numpy(float), statistics)
 
 def summarise_counts(
     table:pd.DataFrame,  # note_id, code, method, definition and the columns of `COUNTS`
@@ -185,7 +205,8 @@ def summarise_counts(
     there = _marked(table)
     measures,sums = {d:measure(d) for d in keys['definition']}, [None]*len(keys)
     for d,m in measures.items():
-        rows,of = there & (table['definition'] == d).to_numpy(), np.flatnonzero((keys['definition'] == d).to_numpy())
+        rows = there & (table['definition'] == d).to_numpy()
+        of = np.flatnonzero((keys['definition'] == d).to_numpy())
         place = np.searchsorted(of, group[rows])
         for i,s in zip(of, per_note_sums(table[rows], place, m.quantities(table[rows]), len(of))): sums[i] = s
     found = intervals(sums, [measures[d].statistics for d in keys['definition']], n_draws, seed, level)
@@ -194,15 +215,23 @@ def summarise_counts(
 # %% ../../nbs/evaluation/20_aggregate.ipynb #0c7083cc
 class UnknownMethod(BadInput): "The table has no rows for this method and metric"
 
+def _statistics(table:pd.DataFrame, measure:Callable) -> dict[str, tuple[str, Statistic]]:
+    "By metric: the name that its rows bear in the table, and what is made of their sums"
+    if 'definition' not in table: return {name:(name, mean) for name in table['metric'].unique()}
+    return {name:(d, f) for d in table['definition'].unique() for name,f in measure(d).statistics.items()}
+
 def _rows(table:pd.DataFrame, method:str, metric:str, measure:Callable) -> tuple[pd.DataFrame, list[str], Statistic]:
     "The pairs of one method, the quantities to add up and the statistic of their sums"
-    counted = 'definition' in table
-    names = {k:(d, f) for d in table['definition'].unique() for k,f in measure(d).statistics.items()} if counted else {k:(k, mean) for k in table['metric'].unique()}
+    counted,names = 'definition' in table, _statistics(table, measure)
     key,statistic = names.get(metric, (None, None))
     rows = table[(table['method'] == method) & (table['definition' if counted else 'metric'] == key)]
-    if not len(rows): raise UnknownMethod(f"no rows for method {method!r} and metric {metric!r}; there are {', '.join(sorted(set(table['method'])))} and {', '.join(sorted(names))}")
+    if not len(rows):
+        raise UnknownMethod(
+            f"no rows for method {method!r} and metric {metric!r}; "
+            f"there are {', '.join(sorted(set(table['method'])))} and {', '.join(sorted(names))}")
     check_table(rows, PAIR, COUNTS if counted else ['value'])
-    if not counted: return rows.dropna(subset='value').assign(n=1.)[[*PAIR, 'value', 'n']], ['value', 'n'], statistic
+    if not counted:
+        return rows.dropna(subset='value').assign(n=1.)[[*PAIR, 'value', 'n']], ['value', 'n'], statistic
     rows = rows[_marked(rows)]
     added = pd.DataFrame(measure(key).quantities(rows), index=rows.index).add_prefix('sum_')
     return pd.concat([rows[PAIR].astype(str), added], axis=1), list(added), statistic
@@ -210,12 +239,15 @@ def _rows(table:pd.DataFrame, method:str, metric:str, measure:Callable) -> tuple
 # %% ../../nbs/evaluation/20_aggregate.ipynb #6745f75c
 class NothingShared(BadInput): "Two methods have nothing that could be compared"
 
-def _paired(table:pd.DataFrame, method_a:str, method_b:str, metric:str, measure:Callable=micro_measure) -> tuple[pd.DataFrame, list[str], Statistic]:
+def _paired(
+    table:pd.DataFrame, method_a:str, method_b:str, metric:str, measure:Callable=micro_measure,
+) -> tuple[pd.DataFrame, list[str], Statistic]:
     "The pairs of both methods that may be compared, one under the other, with a column `side`"
     (a,quantities,statistic),(b,*_) = (_rows(table, m, metric, measure) for m in (method_a, method_b))
     unit = ['note_id'] if 'definition' in table else PAIR
     shared = a[unit].drop_duplicates().merge(b[unit].drop_duplicates())
-    if not len(shared): raise NothingShared(f"{method_a} and {method_b} have no {' and '.join(unit)} in common for {metric}")
+    if not len(shared):
+        raise NothingShared(f"{method_a} and {method_b} have no {' and '.join(unit)} in common for {metric}")
     return pd.concat([x.merge(shared).assign(side=i) for i,x in enumerate((a, b))]), quantities, statistic
 
 # %% ../../nbs/evaluation/20_aggregate.ipynb #4a0c30c9
@@ -229,13 +261,17 @@ def difference(
     seed:int = 0,          # of both
     level:float = .95,     # confidence, in (0, 1)
     measure:Callable[[str], Measure] = micro_measure, # what is made of the counts of a definition
-) -> pd.DataFrame:         # one row: method_a, method_b, metric, value (a - b), low, high, p (two-sided), n_pairs, n_notes
-    "How much better one method is than another on what both have, with interval and p-value"
+) -> pd.DataFrame:         # one row: method_a, method_b, metric, value (a - b), low, high, p, n_pairs, n_notes
+    "How much better one method is than another on what both have, with interval and two-sided p-value"
     both,quantities,statistic = _paired(table, method_a, method_b, metric, measure)
     a,b = (both[both['side'] == i].groupby('note_id')[quantities].sum().to_numpy(float) for i in (0, 1))
-    found = interval(np.hstack([a, b]), lambda s: statistic(s[..., :len(quantities)]) - statistic(s[..., len(quantities):]), n_draws, seed, level)
+    n = len(quantities)
+    def apart(sums): return statistic(sums[..., :n]) - statistic(sums[..., n:])
+    found = interval(np.hstack([a, b]), apart, n_draws, seed, level)
     p = approximate_randomisation(a, b, statistic, n_swaps, seed)
-    return pd.DataFrame([dict(method_a=method_a, method_b=method_b, metric=metric, **found._asdict(), p=p, n_pairs=len(both[PAIR].drop_duplicates()), n_notes=len(a))])
+    row = dict(method_a=method_a, method_b=method_b, metric=metric, **found._asdict(), p=p,
+               n_pairs=len(both[PAIR].drop_duplicates()), n_notes=len(a))
+    return pd.DataFrame([row])
 
 # %% ../../nbs/evaluation/20_aggregate.ipynb #81e175b4
 def differences(
@@ -248,5 +284,6 @@ def differences(
     "Every method against one, for every metric, with p-values adjusted for their number (Benjamini and Hochberg 1995)"
     others = [m for m in table['method'].unique() if m != reference] if methods is None else list(methods)
     if not others: raise UnknownMethod(f"nothing to compare with {reference!r}; the table has no other method")
-    rows = pd.concat([difference(table, m, reference, k, **options) for k in metrics for m in others], ignore_index=True)
+    rows = [difference(table, m, reference, k, **options) for k in metrics for m in others]
+    rows = pd.concat(rows, ignore_index=True)
     return rows.assign(p_adjusted=benjamini_hochberg(rows['p'].to_numpy()))

@@ -38,10 +38,14 @@ def by_group(
     keys = pd.MultiIndex.from_frame(table[PAIR].astype(str)) if of == 'pair' else pd.Index(table[of].astype(str))
     distinct,at = np.unique(pd.factorize(keys)[0], return_index=True)
     names = {k:groups.get(k, rest) for k in keys[at]}
-    if lost := [k for k,name in names.items() if name is None]: raise NoGroup(f"{len(lost)} of {len(names)} have no group, the first is {lost[0]}; give it one, or name the rest")
+    lost = [k for k,name in names.items() if name is None]
+    if lost:
+        raise NoGroup(
+            f"{len(lost)} of {len(names)} have no group, the first is {lost[0]}; give it one, or name the rest")
     order = [*dict.fromkeys(groups.values()), *([] if rest is None else [rest])]
     summary = summarise(table.assign(group=[names[k] for k in keys]), by=('group', *by), **options)
-    return summary.assign(group=pd.Categorical(summary['group'], list(dict.fromkeys(order)), ordered=True)).sort_values('group', kind='stable', ignore_index=True)
+    named = pd.Categorical(summary['group'], list(dict.fromkeys(order)), ordered=True)
+    return summary.assign(group=named).sort_values('group', kind='stable', ignore_index=True)
 
 # %% ../../nbs/evaluation/30_groups.ipynb #a6adb31d
 def code_bands(
@@ -84,17 +88,22 @@ SECTIONS = {
     'Social History':             ('social history', 'social'),
     'Family History':             ('family history', 'family'),
     'Allergies':                  ('allergies',),
-    'Medications on Admission':   ('medications on admission', 'meds on admission', 'admission medications', 'home medications'),
+    'Medications on Admission':   ('medications on admission', 'meds on admission', 'admission medications',
+                                   'home medications'),
     'Physical Exam':              ('physical exam', 'physical examination', 'physical exam on admission', 'exam'),
     'Results':                    ('pertinent results', 'results', 'labs', 'laboratory data', 'imaging', 'studies'),
     'Hospital Course':            ('brief hospital course', 'hospital course', 'course'),
     'Discharge Medications':      ('discharge medications', 'discharge meds'),
     'Discharge Diagnosis':        ('discharge diagnosis', 'discharge diagnoses', 'final diagnosis', 'final diagnoses'),
     'Discharge Condition':        ('discharge condition', 'discharge disposition', 'condition', 'disposition'),
-    'Discharge Instructions':     ('discharge instructions', 'instructions', 'followup instructions', 'followup', 'follow up', 'f/u'),
+    'Discharge Instructions':     ('discharge instructions', 'instructions', 'followup instructions', 'followup',
+                                   'follow up', 'f/u'),
 }
+
+# %% ../../nbs/evaluation/30_groups.ipynb #1c5e7467
 _NAMED = {spelling:name for name,spellings in SECTIONS.items() for spelling in spellings}
-_HEADING = re.compile(rf"^[ \t#*]*({'|'.join(sorted(map(re.escape, _NAMED), key=len, reverse=True))})[ \t*]*:", re.I | re.M)
+_SPELLINGS = '|'.join(sorted(map(re.escape, _NAMED), key=len, reverse=True))
+_HEADING = re.compile(rf"^[ \t#*]*({_SPELLINGS})[ \t*]*:", re.I | re.M)
 
 def sections(
     text:str,                          # one note
@@ -111,15 +120,17 @@ NOWHERE = 'no evidence'
 def evidence_sections(
     gold:Iterable[Rationale],      # expert rationales; several levels of one pair are taken together
     notes:Iterable[Note],          # at least those spoken of
-) -> dict[tuple[str, str], str]:   # (note id, code) -> name of a section, of `SECTIONS` or before any heading; or nowhere
+) -> dict[tuple[str, str], str]:   # (note id, code) -> name of a section, `BEFORE_HEADINGS` or `NOWHERE`
     "The section that most of the evidence of each pair stands in"
-    by_id,held = {n.id:n for n in notes}, {}
-    parts = {}
+    by_id,held,parts = {n.id:n for n in notes}, {}, {}
     for r in gold:
-        if r.note_id not in by_id: raise UnknownNote(f"{r.note_id}, {r.code}: evidence, but no such note was given; pass all notes")
+        if r.note_id not in by_id:
+            raise UnknownNote(f"{r.note_id}, {r.code}: evidence, but no such note was given; pass all notes")
+        if r.note_id not in parts: parts[r.note_id] = sections(by_id[r.note_id].text)
         place = held.setdefault((r.note_id, str(r.code)), Counter())
-        for start,end,name in parts.setdefault(r.note_id, sections(by_id[r.note_id].text)) if r.spans else ():
-            if n := sum(max(0, min(end, s.end) - max(start, s.start)) for s in r.spans): place[name] += n
+        for start,end,name in parts[r.note_id]:
+            n_chars = sum(max(0, min(end, s.end) - max(start, s.start)) for s in r.spans)
+            if n_chars: place[name] += n_chars
     found = {pair:place.most_common(1)[0][0] if place else NOWHERE for pair,place in held.items()}
     order = [BEFORE_HEADINGS, *SECTIONS, NOWHERE]
     return dict(sorted(found.items(), key=lambda item: order.index(item[1])))
@@ -132,6 +143,9 @@ def denial(
 ) -> dict[tuple[str, str], str]:   # (note id, code) -> asserted, partly denied, or denied; for pairs with gold
     "Whether the text denies the evidence of a pair"
     some,whole = {(r.note_id, r.code) for r in negated(corpus)}, all_negated(corpus)
-    kinds = {(r.note_id, r.code):DENIED if (r.note_id, r.code) in whole else PARTLY if (r.note_id, r.code) in some else ASSERTED for r in corpus.gold}
+    def kind(pair):
+        if pair in whole: return DENIED
+        return PARTLY if pair in some else ASSERTED
+    kinds = {(r.note_id, r.code):kind((r.note_id, r.code)) for r in corpus.gold}
     order = ASSERTED, PARTLY, DENIED
-    return {(i, str(c)):kind for (i,c),kind in sorted(kinds.items(), key=lambda item: order.index(item[1]))}
+    return {(i, str(c)):of for (i,c),of in sorted(kinds.items(), key=lambda item: order.index(item[1]))}

@@ -25,9 +25,13 @@ def over_seeds(
     "Mean and standard deviation over seeds, with the seeds"
     check_table(table, [*by, 'metric', 'seed'], ['value'])
     groups = table.sort_values('seed', kind='stable').groupby([*by, 'metric'], sort=False, observed=True)
-    found = groups['value'].agg(mean='mean', sd='std', n_seeds='size').assign(seeds=groups['seed'].agg(lambda s: ' '.join(map(str, s))))
-    if same and found['seeds'].nunique() > 1: raise UnequalSeeds(f"{' and '.join(map(repr, found['seeds'].unique()[:2]))} are not the same seeds; run what is missing, or say same=False")
-    return found.loc[list(dict.fromkeys(map(tuple, table[[*by, 'metric']].itertuples(index=False))))].reset_index()
+    found = groups['value'].agg(mean='mean', sd='std', n_seeds='size')
+    found['seeds'] = groups['seed'].agg(lambda seeds: ' '.join(map(str, seeds)))
+    if same and found['seeds'].nunique() > 1:
+        two = ' and '.join(map(repr, found['seeds'].unique()[:2]))
+        raise UnequalSeeds(f"{two} are not the same seeds; run what is missing, or say same=False")
+    in_order = dict.fromkeys(map(tuple, table[[*by, 'metric']].itertuples(index=False)))
+    return found.loc[list(in_order)].reset_index()
 
 # %% ../../nbs/evaluation/40_seeds.ipynb #a714543b
 def with_spread(

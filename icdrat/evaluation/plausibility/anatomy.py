@@ -20,7 +20,8 @@ def gold_runs(
     at = np.maximum.accumulate(np.where(new, np.arange(len(gold)), 0))        # where the token is listed first
     place = at - np.searchsorted(key, key, side='left')
     first = np.concatenate([[True], (key[1:] != key[:-1]) | np.diff(token - place).astype(bool)])
-    return np.stack([key[first], token[first], token[np.concatenate([np.flatnonzero(first)[1:] - 1, [len(gold) - 1]])]], 1)
+    last = np.concatenate([np.flatnonzero(first)[1:] - 1, [len(gold) - 1]])
+    return np.stack([key[first], token[first], token[last]], 1)
 
 # %% ../../../nbs/evaluation/plausibility/50_anatomy.ipynb #a5033c6c
 CLASSES = ('empty', 'exact', 'proximate', 'partial', 'no_match')
@@ -47,7 +48,8 @@ def match_classes(
     stride = 1 + max((int(t[:, 1].max()) for t in (gold, predicted) if len(t)), default=0)
     (g,p),key = (t[:, 0]*stride + t[:, 1] for t in (gold, predicted)), gold[:, 0]
     shares = count(predicted[np.searchsorted(g, p, side='right') > np.searchsorted(g, p, side='left'), 0]) > 0
-    opposite = np.arange(len(g)) + (np.cumsum(n_pred) - n_pred - np.cumsum(n_gold) + n_gold)[key]  # the predicted token at the same place in its key
+    ahead = np.cumsum(n_pred) - n_pred - (np.cumsum(n_gold) - n_gold)
+    opposite = np.arange(len(g)) + ahead[key]  # the predicted token at the same place in its key
     differs = np.append(p, -1)[np.minimum(opposite, len(p))] != g
     exact = (n_gold == n_pred) & (count(key[differs]) == 0)
     far = count(predicted[~_within(runs, predicted, WINDOW)[1], 0]) > 0

@@ -61,7 +61,8 @@ def _scores(hits:dict, n_pred:dict, n_gold:dict, quiet:bool) -> dict:
     p,r = (h/m if m else np.nan), (h/n if n else np.nan)
     f1 = 2*p*r/(p + r) if h else 0. if m and n else np.nan
     columns = dict(zip(('precision', 'recall', 'f1'), zip(*of_notes.values()))) if of_notes else {}
-    return dict(precision=p, recall=r, f1=f1, **{f'{q}_per_doc':dict(zip(of_notes, map(float, v))) for q,v in columns.items()})
+    per_doc = {f'{q}_per_doc':dict(zip(of_notes, map(float, v))) for q,v in columns.items()}
+    return dict(precision=p, recall=r, f1=f1, **per_doc)
 
 def codiesp_x(
     gold:Iterable[tuple[str, str, int, int]],      # note, code, start and end of one place, in characters
@@ -84,7 +85,7 @@ def codiesp_codes(
     gold:Iterable[tuple[str, str]],             # note and code
     ranked:Sequence[tuple[str, str]],           # note and code, each note's best first
     valid_codes:Collection[str]|None = None,    # lower case; other predictions are dropped; None: all are valid
-) -> dict:                                      # precision, recall, f1 and map in [0, 1], and the first three `_per_doc`
+) -> dict:                                      # precision, recall, f1 and map in [0, 1]; the first three also `_per_doc`
     "The scores of the tracks for diagnoses and procedures (Miranda-Escalada et al. 2020, CodiEsp-D and -P)"
     truth,lists = defaultdict(dict), defaultdict(dict)
     for note,code in gold: truth[note][code.lower()] = None
@@ -94,6 +95,8 @@ def codiesp_codes(
     scores = _scores(hits, {n:len(c) for n,c in lists.items()}, {n:len(c) for n,c in truth.items()}, quiet=False)
     precisions = []
     for note,codes in lists.items():
-        right = np.array([c in truth.get(note, {}) for c in list(codes)[:DEPTH]])
-        precisions.append((np.cumsum(right)/np.arange(1, len(right)+1))[right].sum()/max(len(truth.get(note, {})), 1))
+        true = truth.get(note, {})
+        right = np.array([c in true for c in list(codes)[:DEPTH]])
+        at_rank = np.cumsum(right)/np.arange(1, len(right)+1)
+        precisions.append(at_rank[right].sum()/max(len(true), 1))
     return scores | dict(map=float(np.mean(precisions)) if precisions else 0.)

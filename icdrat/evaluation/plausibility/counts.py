@@ -120,8 +120,8 @@ def span_counts(
 def overlapping(
     gold:Int[np.ndarray, "gold 3"],           # key, start, end in any unit
     predicted:Int[np.ndarray, "predicted 3"], # key, start, end in the same unit
-) -> tuple[Int[np.ndarray, "pairs"], Int[np.ndarray, "pairs"], Float[np.ndarray, "pairs"]]: # row in predicted, row in gold, IoU in (0, 1]
-    "All pairs of a predicted and a gold span of one key that share a unit"
+) -> tuple[Int[np.ndarray, "pairs"], Int[np.ndarray, "pairs"], Float[np.ndarray, "pairs"]]: # predicted, gold, IoU
+    "All pairs of a predicted and a gold span of one key that share a unit, by their rows, with an IoU in (0, 1]"
     stride = _stride(gold, predicted)
     order = np.lexsort((gold[:, 1], gold[:, 0]))
     (gs,ge),(ps,pe) = _line(gold[order], stride), _line(predicted, stride)
@@ -153,14 +153,16 @@ def one_to_one_counts(
     gold:Int[np.ndarray, "gold 3"],           # key, start, end in any unit
     predicted:Int[np.ndarray, "predicted 3"], # key, start, end in the same unit
     n_keys:int,                               # keys are 0 ... n_keys-1
-    threshold:float = .5,                     # two spans may be matched where their IoU reaches this; 0: where they share a unit
+    threshold:float = .5,                     # two spans may be matched where their IoU reaches it; 0: where they touch
 ) -> Int[np.ndarray, "keys 4"]:               # the columns of `COUNTS`, in spans
     "How many spans can be matched one to one with a span of the other side"
     gold,predicted = _distinct(gold)[0], _distinct(predicted)[0]
     p,g,share = overlapping(gold, predicted)
     p,g = p[share >= threshold], g[share >= threshold]
-    graph = csr_array((np.ones(len(p)), (p, g)), shape=(len(predicted), len(gold)))
-    matched = maximum_bipartite_matching(graph, perm_type='column') >= 0 if len(p) else np.zeros(len(predicted), bool)
+    matched = np.zeros(len(predicted), bool)
+    if len(p):
+        graph = csr_array((np.ones(len(p)), (p, g)), shape=(len(predicted), len(gold)))
+        matched = maximum_bipartite_matching(graph, perm_type='column') >= 0
     hits = _n_spans(predicted[matched], n_keys)
     return np.stack([hits, _n_spans(predicted, n_keys), hits, _n_spans(gold, n_keys)], 1)
 
@@ -203,15 +205,21 @@ def pool(
     "The spans of each source for each pair"
     seen,pooled = set(), defaultdict(lambda: defaultdict(list))
     for r in rationales:
-        if r.note_id not in notes: raise UnknownNote(f"{r.source}: a rationale for {r.note_id}, {r.code}, but no such note was given; leave it out or pass all notes")
+        if r.note_id not in notes:
+            raise UnknownNote(
+                f"{r.source}: a rationale for {r.note_id}, {r.code}, but no such note was given; "
+                "leave it out or pass all notes")
         question = r.source, r.note_id, r.code, r.level
-        if question in seen: raise RepeatedRationale(f"{r.note_id}, {r.code}: {r.source} answers twice at level {r.level}; merge the spans or choose one")
+        if question in seen:
+            raise RepeatedRationale(
+                f"{r.note_id}, {r.code}: {r.source} answers twice at level {r.level}; merge the spans or choose one")
         seen.add(question)
         answers = pooled[check_inside(r, notes[r.note_id]).source]
         if level not in ('any', r.level): continue
         before = answers.get((r.note_id, r.code))
         answers[r.note_id, r.code] = list(r.spans) if before is None else merge_spans(before + list(r.spans))
-    if empty := [s for s in pooled if not pooled[s]]: raise NoRationale(f"{empty[0]}: no rationale at level {level}; choose another level")
+    empty = [s for s in pooled if not pooled[s]]
+    if empty: raise NoRationale(f"{empty[0]}: no rationale at level {level}; choose another level")
     return pooled
 
 # %% ../../../nbs/evaluation/plausibility/10_counts.ipynb #0075e61e
@@ -226,7 +234,10 @@ def gold_spans(
     pairs,whose = {}, {}
     for source,answers in pool(gold, notes, level).items():
         for (note_id,code),spans in answers.items():
-            if (note_id, code) in pairs: raise SeveralAnnotators(f"{note_id}, {code}: marked by {whose[note_id, code]} and {source}; choose one, or merge them under one name")
+            if (note_id, code) in pairs:
+                raise SeveralAnnotators(
+                    f"{note_id}, {code}: marked by {whose[note_id, code]} and {source}; "
+                    "choose one, or merge them under one name")
             pairs[note_id, code],whose[note_id, code] = spans, source
     if not pairs: raise NoRationale("no gold rationale was given; is the corpus without expert evidence?")
     return pairs
@@ -239,12 +250,15 @@ def span_tables(
     offsets:dict|None=None, # by note id, the words of each note; None: characters only
 ) -> dict:                  # 'characters' and 'words' -> the gold and the predicted spans as rows of key, start, end
     "Gold and predicted spans of the pairs, in each unit"
-    rows = lambda of: np.array([(k, s.start, s.end) for k,pair in enumerate(pairs) for s in of.get(pair, ())], np.int64).reshape(-1, 3)
+    def rows(of):
+        spans = [(key, s.start, s.end) for key,pair in enumerate(pairs) for s in of.get(pair, ())]
+        return np.array(spans, np.int64).reshape(-1, 3)
     chars = rows(truth), rows(answers)
     if offsets is None: return dict(characters=chars)
     position = {i: k for k,i in enumerate(offsets)}
     note_of = np.array([position[i] for i,_ in pairs], np.int64)
-    return dict(characters=chars, words=tuple(in_words(t, note_of[t[:, 0]], list(offsets.values())) for t in chars))
+    in_notes = list(offsets.values())
+    return dict(characters=chars, words=tuple(in_words(t, note_of[t[:, 0]], in_notes) for t in chars))
 
 # %% ../../../nbs/evaluation/plausibility/10_counts.ipynb #52642528
 def plausibility(
@@ -262,9 +276,12 @@ def plausibility(
     if over not in ('gold', 'union'): raise BadInput(f"over is {over!r}; choose 'gold' or 'union'")
     by_id,units,tables = {n.id: n for n in notes}, {DEFINITIONS[d][0] for d in definitions}, []
     truth,methods = gold_spans(gold, by_id, level), pool(predicted, by_id, predicted_level)
-    if not methods: raise NoRationale("no rationale was predicted; a method that finds nothing says so with empty spans")
-    used = dict.fromkeys(i for answers in (truth, *methods.values()) for i,_ in answers)
-    offsets = {i: words(by_id[i].text) for i in tqdm(used, 'words', delay=2, disable=not progress)} if 'words' in units else None
+    if not methods:
+        raise NoRationale("no rationale was predicted; a method that finds nothing says so with empty spans")
+    offsets = None
+    if 'words' in units:
+        used = dict.fromkeys(i for answers in (truth, *methods.values()) for i,_ in answers)
+        offsets = {i: words(by_id[i].text) for i in tqdm(used, 'words', delay=2, disable=not progress)}
     for method,answers in methods.items():
         pairs = list(truth) + [p for p in answers if p not in truth and over == 'union']
         spans = span_tables(truth, answers, pairs, offsets)
@@ -297,8 +314,9 @@ def soft_scores(
     scores,truth = np.asarray(scores, float), np.asarray(truth, bool)
     if not truth.any(): return .5, np.nan, np.nan
     precision,recall,_ = precision_recall_curve(truth, scores)
-    both = not truth.all()
-    return float(auc(recall, precision)), float(average_precision_score(truth, scores)) if both else np.nan, float(roc_auc_score(truth, scores)) if both else np.nan
+    average = roc = np.nan
+    if not truth.all(): average,roc = average_precision_score(truth, scores), roc_auc_score(truth, scores)
+    return float(auc(recall, precision)), float(average), float(roc)
 
 def eraser_soft(
     keys:list[tuple[np.ndarray, np.ndarray]], # scores and truth of each key, one value a word
@@ -306,20 +324,24 @@ def eraser_soft(
     "Means over keys (DeYoung et al. 2020, ERASER); 0 when there is no key"
     if not keys: return dict.fromkeys(SOFT, 0.)
     values = np.array([soft_scores(*k) for k in keys])
-    return {name: float(v[~np.isnan(v)].mean()) if not np.isnan(v).all() else np.nan for name,v in zip(SOFT, values.T)}
+    defined = [v[~np.isnan(v)] for v in values.T]
+    return {name: float(v.mean()) if len(v) else np.nan for name,v in zip(SOFT, defined)}
 
 # %% ../../../nbs/evaluation/plausibility/10_counts.ipynb #614ce4d6
 def rows_upwards(
     scores:Float[np.ndarray, "words"],  # of all rows, end to end
     start:Int[np.ndarray, "rows+1"],    # where each row begins, and the end
-) -> Int[np.ndarray, "words"]:          # places in `scores`: row by row, the lowest score first; equal scores in reading order
+) -> Int[np.ndarray, "words"]:          # places in `scores`: row by row, the lowest first; equal ones in reading order
     "Each row sorted by itself"
     lengths,order = np.diff(start), np.empty(len(scores), np.int64)
-    for block in np.array_split(np.argsort(lengths, kind='stable'), 1 + len(scores)//500_000):  # rows of like length, padded
+    alike = np.array_split(np.argsort(lengths, kind='stable'), 1 + len(scores)//500_000)
+    for block in alike:  # rows of like length, padded to the longest
         place = np.arange(lengths[block].max(initial=0))
         there,at = place < lengths[block][:, None], start[block][:, None] + place
-        sorted_ = np.argsort(np.where(there, scores[np.minimum(at, len(scores)-1)], np.inf), axis=1, kind='stable') if at.size else at
-        order[at[there]] = (start[block][:, None] + sorted_)[there]
+        if not at.size: continue
+        padded = np.where(there, scores[np.minimum(at, len(scores)-1)], np.inf)
+        upwards = np.argsort(padded, axis=1, kind='stable')
+        order[at[there]] = (start[block][:, None] + upwards)[there]
     return order
 
 # %% ../../../nbs/evaluation/plausibility/10_counts.ipynb #ad7a526a
@@ -349,7 +371,8 @@ def ranking_areas(
     auprc = np.where(n_gold > 0, area(recall - before(recall, 0), (precision + before(precision, 1))/2), .5)
     roc = _ratio(area(fp - before(fp, 0), (tp + before(tp, 0))/2), n_gold*(n_words - n_gold))
     both = (n_gold > 0) & (n_gold < n_words)
-    return np.stack([auprc, np.where(both, area(recall - before(recall, 0), precision), np.nan), np.where(both, roc, np.nan)], 1)
+    average = area(recall - before(recall, 0), precision)
+    return np.stack([auprc, np.where(both, average, np.nan), np.where(both, roc, np.nan)], 1)
 
 # %% ../../../nbs/evaluation/plausibility/10_counts.ipynb #b9e08bc2
 def soft_plausibility(
@@ -362,8 +385,12 @@ def soft_plausibility(
     by_id = {n.id: n for n in notes}
     truth,seen,rows = gold_spans(gold, by_id, level), set(), []
     for e in explanations:
-        if e.note_id not in by_id: raise UnknownNote(f"{e.method}: an explanation for {e.note_id}, {e.code}, but no such note was given; leave it out or pass all notes")
-        if (e.note_id, e.code, e.method) in seen: raise RepeatedRationale(f"{e.note_id}, {e.code}: {e.method} explains it twice; choose one")
+        if e.note_id not in by_id:
+            raise UnknownNote(
+                f"{e.method}: an explanation for {e.note_id}, {e.code}, but no such note was given; "
+                "leave it out or pass all notes")
+        if (e.note_id, e.code, e.method) in seen:
+            raise RepeatedRationale(f"{e.note_id}, {e.code}: {e.method} explains it twice; choose one")
         seen.add((e.note_id, e.code, e.method))
         if (e.note_id, e.code) not in truth: continue
         mask = spans_to_mask(truth[e.note_id, e.code], e.offsets)

@@ -39,11 +39,17 @@ def scored(
     gold:Sequence[Sequence[int]],        # of each row, the numbers of the gold tokens, from 0
 ) -> Scored:
     "Rows of scores and gold tokens, laid end to end"
-    if len(scores) != len(gold): raise BadRows(f"{len(scores)} rows of scores but {len(gold)} of gold tokens; give one for each (note, code)")
+    if len(scores) != len(gold):
+        raise BadRows(f"{len(scores)} rows of scores but {len(gold)} of gold tokens; give one for each (note, code)")
+    def flat(rows, kind): return np.concatenate([np.asarray(r, kind) for r in rows] or [np.zeros(0, kind)])
     lengths,marks = (np.array([len(r) for r in rows], np.int64) for rows in (scores, gold))
-    flat = lambda rows,kind: np.concatenate([np.asarray(r, kind) for r in rows] or [np.zeros(0, kind)])
-    rows = Scored(flat(scores, float), np.repeat(np.arange(len(lengths)), lengths), np.concatenate([[0], np.cumsum(lengths)]), np.repeat(np.arange(len(marks)), marks), flat(gold, np.int64))
-    if (out := (rows.gold_token < 0) | (rows.gold_token >= lengths[rows.gold_row])).any(): raise BadRows(f"row {rows.gold_row[out][0]}: token {rows.gold_token[out][0]} is gold, but the row has {lengths[rows.gold_row[out][0]]} tokens, counted from 0")
+    row,gold_row = (np.repeat(np.arange(len(n)), n) for n in (lengths, marks))
+    start = np.concatenate([[0], np.cumsum(lengths)])
+    rows = Scored(flat(scores, float), row, start, gold_row, flat(gold, np.int64))
+    outside = (rows.gold_token < 0) | (rows.gold_token >= lengths[gold_row])
+    if outside.any():
+        at,token = gold_row[outside][0], rows.gold_token[outside][0]
+        raise BadRows(f"row {at}: token {token} is gold, but the row has {lengths[at]} tokens, counted from 0")
     return rows
 
 # %% ../../../nbs/evaluation/plausibility/20_emc.ipynb #401d01c6
@@ -83,7 +89,10 @@ def curve_counts(
 ) -> Int[np.ndarray, "rows 2 boundaries"]:                   # hits, and chosen tokens
     "What is chosen at each boundary, for each row"
     below,n = np.searchsorted(boundaries, rows.scores, side='left'), len(boundaries)
-    def above(mask): return np.bincount(rows.row[mask]*(n+1) + below[mask], minlength=len(rows)*(n+1)).reshape(-1, n+1)[:, :0:-1].cumsum(1)[:, ::-1]
+    def above(mask):
+        "Tokens of each row above each boundary: those between two neighbours, added up from the highest"
+        between = np.bincount(rows.row[mask]*(n+1) + below[mask], minlength=len(rows)*(n+1))
+        return between.reshape(-1, n+1)[:, :0:-1].cumsum(1)[:, ::-1]
     return np.stack([above(gold_mask(rows)), above(slice(None))], 1)
 
 def best_boundary(
@@ -133,32 +142,38 @@ def top_iou(
 
 # %% ../../../nbs/evaluation/plausibility/20_emc.ipynb #930dde22
 def run_recall(
-    rows:Scored,                          # parts of their sums
-    boundary:float,                       # a token is chosen above it
-) -> Float[np.ndarray, "rows 2"]:         # token recall within found runs, and share of runs found, in [0, 1]; higher is better
+    rows:Scored,                     # parts of their sums
+    boundary:float,                  # a token is chosen above it
+) -> Float[np.ndarray, "rows 2"]:    # token recall in found runs, and share of runs found; in [0, 1], higher is better
     "How many runs of gold tokens are found, and how much of them (Edin et al. 2024, EMC)"
     row,token = rows.gold_row, rows.gold_token
-    first = np.concatenate([np.ones(min(1, len(row)), bool), (row[1:] != row[:-1]) | (token[1:] != token[:-1] + 1)])
+    new_row,gap = row[1:] != row[:-1], token[1:] != token[:-1] + 1
+    first = np.concatenate([np.ones(min(1, len(row)), bool), new_row | gap])
     run,run_row = np.cumsum(first) - 1, row[first]
-    hits,length = np.bincount(run, rows.scores[rows.start[row] + token] > boundary, len(run_row)), np.bincount(run, minlength=len(run_row))
-    add = lambda values: np.bincount(run_row, values, len(rows))
+    chosen = rows.scores[rows.start[row] + token] > boundary
+    hits,length = np.bincount(run, chosen, len(run_row)), np.bincount(run, minlength=len(run_row))
+    def add(values): return np.bincount(run_row, values, len(rows))
     found = hits > 0
-    return np.stack([add(hits)/(add(length*found) + EPSILON), add(found)/(add(np.ones(len(found))) + EPSILON)], 1)
+    within = add(hits)/(add(length*found) + EPSILON)
+    return np.stack([within, add(found)/(add(np.ones(len(found))) + EPSILON)], 1)
 
 # %% ../../../nbs/evaluation/plausibility/20_emc.ipynb #c3bbdcb4
 def divergence(
     rows:Scored,                     # parts of their sums
-) -> Float[np.ndarray, "rows"]:      # 0 for evidence spread evenly over the gold tokens; lower is better; NaN with a negative score
+) -> Float[np.ndarray, "rows"]:      # 0 for scores spread evenly over gold tokens; lower is better; NaN: a score < 0
     "Kullback-Leibler divergence from even evidence to the scores (Edin et al. 2024, EMC)"
     with np.errstate(all='ignore'):
-        even = np.where(gold_mask(rows), (1/rows.n_marks)[rows.row], 0.)  # 0 times NaN is NaN: a negative score anywhere tells
-        return np.bincount(rows.row, even*np.log((even + EPSILON)/(rows.scores + EPSILON)), len(rows))
+        even = np.where(gold_mask(rows), (1/rows.n_marks)[rows.row], 0.)
+        parts = even*np.log((even + EPSILON)/(rows.scores + EPSILON))  # 0 times NaN is NaN: one score < 0 tells
+    return np.bincount(rows.row, parts, len(rows))
 
 def entropy(
     rows:Scored,                     # parts of their sums
 ) -> Float[np.ndarray, "rows"]:      # in [0, 1]; 1 for equal scores; NaN with a negative score
     "Entropy of the scores as a share of the highest possible (Edin et al. 2024, EMC)"
-    with np.errstate(all='ignore'): return -np.bincount(rows.row, rows.scores*np.log2(rows.scores + EPSILON), len(rows))/np.log2(rows.lengths)
+    with np.errstate(all='ignore'):
+        bits = -np.bincount(rows.row, rows.scores*np.log2(rows.scores + EPSILON), len(rows))
+        return bits/np.log2(rows.lengths)
 
 def silent(
     rows:Scored,                     # parts of their sums
@@ -166,5 +181,6 @@ def silent(
 ) -> Bool[np.ndarray, "rows 2"]:     # no score reaches the boundary; the scores sum to 0
     "Which rows say nothing (Edin et al. 2024, EMC)"
     highest,total = np.full(len(rows), -np.inf), np.bincount(rows.row, rows.scores, len(rows))
-    if len(rows.scores): highest[rows.lengths > 0] = np.maximum.reduceat(rows.scores, rows.start[:-1][rows.lengths > 0])
+    some = rows.lengths > 0
+    if len(rows.scores): highest[some] = np.maximum.reduceat(rows.scores, rows.start[:-1][some])
     return np.stack([highest < boundary, total == 0], 1)

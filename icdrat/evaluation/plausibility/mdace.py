@@ -49,7 +49,8 @@ def merged(
         joined = []
         for a in sorted(mine, key=lambda a: a.begin):
             last = joined[-1] if joined else None
-            if last and last[3:] == a[3:] and set(texts[note_id][last.end:a.begin]) <= _JOINING: joined[-1] = last._replace(end=a.end)
+            together = last and last[3:] == a[3:] and set(texts[note_id][last.end:a.begin]) <= _JOINING
+            if together: joined[-1] = last._replace(end=a.end)
             else: joined.append(a)
         out += joined if len(joined) < len(mine) else mine
     return out
@@ -79,7 +80,12 @@ def _span_anywhere(a, text): return [text[a.begin:a.end].lower()]
 def _token(a, text): return [(a.note_id, a.begin + at) for at,_ in tokens(text[a.begin:a.end])]
 def _token_anywhere(a, text): return [w for _,w in tokens(text[a.begin:a.end])]
 
-MATCHINGS = {'mdace/span':_span, 'mdace/span_anywhere':_span_anywhere, 'mdace/token':_token, 'mdace/token_anywhere':_token_anywhere}
+MATCHINGS = {
+    'mdace/span':           _span,
+    'mdace/span_anywhere':  _span_anywhere,
+    'mdace/token':          _token,
+    'mdace/token_anywhere': _token_anywhere,
+}
 
 def mdace_counts(
     gold:list[Annotation],       # of one admission
@@ -87,7 +93,7 @@ def mdace_counts(
     texts:dict[str, str],        # by note id
     trim:bool = True,            # punctuation and space at the ends of spans do not count
     merge:bool = True,           # neighbours of one code are one span
-) -> dict[str, dict[tuple[str, str], tuple[int, int, int, int]]]: # matching -> (code, system) -> the columns of `COUNTS`
+) -> dict[str, dict[tuple[str, str], tuple[int, int, int, int]]]: # matching -> (code, system) -> `COUNTS`
     "What either side marked and both did, for each code of an admission (MDACE, Cheng et al. 2023)"
     def tidy(found):
         found = merged(found, texts) if merge else found

@@ -20,7 +20,10 @@ from ...text import fold, mark, mask_to_spans, sentences, spans_to_mask, words
 from ...types import BadInput, Code, Explanation, Note, Rationale, Span
 
 # %% ../../../nbs/rationale/llm/20_grounding.ipynb #474abff0
-_SHAPES = str.maketrans({**dict.fromkeys('’‘‛`´ʼ', "'"), **dict.fromkeys('“”„«»', '"'), **dict.fromkeys('‐‑‒–—−', '-')})
+_SHAPES = str.maketrans({
+    **dict.fromkeys('’‘‛`´ʼ', "'"),
+    **dict.fromkeys('“”„«»', '"'),
+    **dict.fromkeys('‐‑‒–—−', '-')})
 _AROUND = ' \t\r\n"\'.,;:-*•'
 _DOTS   = re.compile(r'\s*(?:\[?\.{3}\]?|\[?…\]?)\s*')
 _NUMBER = re.compile(r'^\s*\[\d+\]\s*') # of a sentence, copied into the quote
@@ -32,10 +35,13 @@ def plain(text:str) -> str:
     return fold(text.translate(_SHAPES))
 
 def _found(text:str, quote:str, exact:bool = False) -> list[Span]:
-    "Where a quote stands, up to white space unless exact; where it begins or ends with a letter or digit, a word does too"
+    "Where a quote stands, up to white space unless exact; with a letter or digit at its border, a word ends there too"
     words_ = re.escape(quote) if exact else r'\s+'.join(map(re.escape, quote.split()))
-    return [Span(*m.span()) for m in re.finditer(rf"{'' if _PUNCTUATED.match(quote) else _BEGIN}{words_}{'' if _PUNCTUATED.match(quote[::-1]) else _END}", text)]
+    begin  = '' if _PUNCTUATED.match(quote) else _BEGIN
+    end    = '' if _PUNCTUATED.match(quote[::-1]) else _END
+    return [Span(*m.span()) for m in re.finditer(begin+words_+end, text)]
 
+# %% ../../../nbs/rationale/llm/20_grounding.ipynb #3b0c2a01
 def _apart(text:str, parts:list[str]) -> list[Span]:
     "Where the parts of a quote follow each other, at most `APART` characters apart"
     found = []
@@ -62,7 +68,9 @@ def normalised(
 THRESHOLD = 90  # least likeness of a fuzzy match, of 100
 SHORTEST  = 12  # characters of a quote that may be matched by likeness
 LONG      = 2000 # characters; nobody quotes that much
-_DENY = frozenset("no not non nor never none without denies denied deny negative absent sin ni nunca niega niegan negativo negativa ausencia".split())
+_DENY = frozenset((
+    "no not non nor never none without denies denied deny negative absent "
+    "sin ni nunca niega niegan negativo negativa ausencia").split())
 
 def _strict(plain:str) -> tuple[list[str], Counter]:
     "What must be the same in a quote and its passage: numbers, and words that deny"
@@ -71,11 +79,13 @@ def _strict(plain:str) -> tuple[list[str], Counter]:
 def _whole_words(text:str, quote:str, start:int, end:int) -> tuple[float, int, int]:
     "Likeness and borders of the words around [start, end) that are most like the quote, give or take one at each end"
     places = words(text)
-    i,j = int(np.searchsorted(places[:, 1], start, side='right')), int(np.searchsorted(places[:, 0], end))-1
+    i = int(np.searchsorted(places[:, 1], start, side='right'))
+    j = int(np.searchsorted(places[:, 0], end))-1
     ends = {(max(0, i+a), min(len(places)-1, j+b)) for a in (-1, 0, 1) for b in (-1, 0, 1)}
     tried = ((int(places[a, 0]), int(places[b, 1])) for a,b in sorted(ends) if a <= b)
     return max(((fuzz.ratio(quote, text[s:e]), s, e) for s,e in tried), default=(0., 0, 0))
 
+# %% ../../../nbs/rationale/llm/20_grounding.ipynb #3b0c2a02
 def fuzzy(
     text:str,                  # what was shown
     quote:str,                 # as the model wrote it
@@ -111,7 +121,7 @@ def locate(
     piece:Span,                  # what it was shown
     everywhere:bool = True,      # also where else in the note the same words stand
     threshold:float = THRESHOLD, # of a fuzzy match
-) -> tuple[list[Span], str, bool]: # places in the note, how they were found, and whether the number of the sentence was wrong
+) -> tuple[list[Span], str, bool]: # places in the note, how found, and whether the number of the sentence was wrong
     "The places of a quote in its note"
     shown = note.text[piece.start:piece.end]
     found,how = place(shown, quote.words, threshold)
@@ -122,7 +132,9 @@ def locate(
         there = [s for s in found if s.start < last and first < s.end]
         found,misplaced = there or found, not there
     found = [Span(piece.start+s.start, piece.start+s.end) for s in found]
-    if everywhere: found += [s for q in dict.fromkeys(note.text[f.start:f.end] for f in found) for s in _found(plain(note.text), plain(q))]
+    if everywhere:
+        same = dict.fromkeys(note.text[s.start:s.end] for s in found)
+        for words_ in same: found += _found(plain(note.text), plain(words_))
     return sorted(set(found)), how, misplaced
 
 # %% ../../../nbs/rationale/llm/20_grounding.ipynb #aec50866
@@ -161,11 +173,20 @@ class Grounding:
     def __repr__(self): return _told(self)
 
 # %% ../../../nbs/rationale/llm/20_grounding.ipynb #1d361d26
+_TROUBLE = ('invented', 'malformed', 'cut', 'misplaced', 'without_candidate', 'unanswered', 'failed', 'retries')
+
 def _told(g:Grounding) -> str:
     "The counts in words"
-    trouble = ', '.join(f"{getattr(g, f)} {f.replace('_', ' ')}" for f in ('invented', 'malformed', 'cut', 'misplaced', 'without_candidate', 'unanswered', 'failed', 'retries') if getattr(g, f))
-    return (f"Grounding({g.grounded} of {g.quotes} quotes are in the note, {g.rate:.0%}: {g.exact} exact, {g.normalised} normalised, {g.fuzzy} fuzzy; {g.notes} notes, {g.asked} codes, {g.without_evidence} without evidence; "
-            f"{g.questions} questions, {g.requests} asked now, {g.replayed} replayed{'; ' + trouble if trouble else ''}; {g.prompt_tokens} + {g.completion_tokens} tokens{f', cost {g.cost:.4f}' if g.cost else ''}, {g.seconds:.1f} s)")
+    trouble = ', '.join(f"{getattr(g, f)} {f.replace('_', ' ')}" for f in _TROUBLE if getattr(g, f))
+    cost = f", cost {g.cost:.4f}" if g.cost else ''
+    told = [
+        f"{g.grounded} of {g.quotes} quotes are in the note, {g.rate:.0%}: "
+        f"{g.exact} exact, {g.normalised} normalised, {g.fuzzy} fuzzy",
+        f"{g.notes} notes, {g.asked} codes, {g.without_evidence} without evidence",
+        f"{g.questions} questions, {g.requests} asked now, {g.replayed} replayed",
+        trouble,
+        f"{g.prompt_tokens} + {g.completion_tokens} tokens{cost}, {g.seconds:.1f} s"]
+    return f"Grounding({'; '.join(t for t in told if t)})"
 
 @dataclass(frozen=True, slots=True)
 class Lost:
@@ -187,13 +208,15 @@ def ground(
     piece:Span|None = None,      # what it was shown; None: the whole note
     everywhere:bool = True,      # also where else in the note the same words stand
     threshold:float = THRESHOLD, # of a fuzzy match
-) -> tuple[dict[Code, list[Span]], Counter, list[Lost]]: # places of each code that has any; counts with the names of `Grounding`; the rest
+) -> tuple[dict[Code, list[Span]], Counter, list[Lost]]: # places by code; counts, named as in `Grounding`; the rest
     "Find the quotes of one answer in its note"
-    codes,found,lost = list(codes),defaultdict(list),[]
-    read,known,piece = parse(answer, codes),{_bare(c.value):c for c in codes},piece or Span(0, max(1, len(note)))
+    codes,piece = list(codes),piece or Span(0, max(1, len(note)))
+    read,known = parse(answer, codes),{_bare(c.value):c for c in codes}
+    found,lost = defaultdict(list),[]
     counts = Counter(malformed=int(read.malformed), cut=int(read.cut))
     for name,quotes in read.items:
-        if (code := known.get(_bare(name))) is None:
+        code = known.get(_bare(name))
+        if code is None:
             counts['invented'] += 1
             lost += [Lost(note.id, name, q.words, 'invented') for q in quotes or [Quote('')]]
             continue
@@ -215,7 +238,8 @@ def agreement(
     "How far several answers agree on each word (Wang et al. 2023)"
     if not answers: raise BadInput(f"{note.id}, {code}: no answer to compare")
     offsets = words(note.text)
-    return Explanation(note.id, code, offsets, np.mean([spans_to_mask(spans, offsets) for spans in answers], axis=0, dtype=float), source)
+    marked = [spans_to_mask(spans, offsets) for spans in answers]
+    return Explanation(note.id, code, offsets, np.mean(marked, axis=0, dtype=float), source)
 
 def majority(
     explanation:Explanation, # from `agreement`

@@ -43,27 +43,38 @@ class Prompt:
     version:str
     sha256:str                                            # of the file's text
     parts:dict[tuple[str, str], str] = field(repr=False)  # by name and language
-    numbered:bool = False                                 # the sentences carry numbers, and a quote says in which it stands
+    numbered:bool = False                                 # sentences carry numbers, and a quote says in which it stands
     def part(self, name:str, language:str) -> str: return self.parts.get((name, language), self.parts[name, 'en'])
 
 # %% ../../../nbs/rationale/llm/10_prompt.ipynb #55139673
 _PART  = re.compile(r'^\[(\w+) (\w\w)\]\n', re.M)
-_NEEDS = dict(system=('level', 'form'), user=('note', 'codes'), **{level:() for level in LEVELS}) # what each part fills in
+_NEEDS = dict(system=('level', 'form'), user=('note', 'codes'), **{level:() for level in LEVELS}) # what is filled in
+
+def _check_parts(path:Path, parts:dict[tuple[str, str], str]) -> None:
+    "Refuse a file that lacks a part, or a part that lacks what is filled into it"
+    for part,needs in _NEEDS.items():
+        if (part, 'en') not in parts:
+            every = ', '.join(f'[{p} en]' for p in _NEEDS)
+            raise BadPrompt(f"{path}: no part [{part} en]; every prompt has {every}")
+        for (p,language),told in parts.items():
+            lacks = [n for n in needs if p == part and f'{{{n}}}' not in told]
+            if lacks: raise BadPrompt(f"{path}, [{p} {language}]: {{{lacks[0]}}} is nowhere in it")
 
 def load_prompt(
     name:str|Path = 'quotes', # of a prompt in the package, or a file that ends in .txt
 ) -> Prompt:
     "A prompt by its name or from a file of one's own"
     path = Path(name) if str(name).endswith('.txt') else PROMPTS/f'{name}.txt'
-    if not path.is_file(): raise BadPrompt(f"{name}: no such prompt; there are {', '.join(sorted(p.stem for p in PROMPTS.glob('*.txt')))}, or name a file that ends in .txt")
-    head,*rest = _PART.split(text := path.read_text(encoding='utf-8'))
+    if not path.is_file():
+        there = ', '.join(sorted(p.stem for p in PROMPTS.glob('*.txt')))
+        raise BadPrompt(f"{name}: no such prompt; there are {there}, or name a file that ends in .txt")
+    text = path.read_text(encoding='utf-8')
+    head,*rest = _PART.split(text)
     facts = dict(re.findall(r'^(\w+):[ \t]*(.*?)[ \t]*$', head, re.M))
+    if not facts.get('version'):
+        raise BadPrompt(f"{path}: no version; write a line such as version: 1 above the first part")
     parts = {(rest[i], rest[i+1]):rest[i+2].strip() for i in range(0, len(rest), 3)}
-    if not facts.get('version'): raise BadPrompt(f"{path}: no version; write a line such as version: 1 above the first part")
-    for part,needs in _NEEDS.items():
-        if (part, 'en') not in parts: raise BadPrompt(f"{path}: no part [{part} en]; every prompt has {', '.join(f'[{p} en]' for p in _NEEDS)}")
-        for (p,language),told in parts.items():
-            if p == part and (lacks := [n for n in needs if f'{{{n}}}' not in told]): raise BadPrompt(f"{path}, [{p} {language}]: {{{lacks[0]}}} is nowhere in it")
+    _check_parts(path, parts)
     return Prompt(path.stem, facts['version'], sha256(text.encode()).hexdigest(), parts, facts.get('numbered') == 'yes')
 
 # %% ../../../nbs/rationale/llm/10_prompt.ipynb #e0cbe46f
@@ -72,8 +83,13 @@ def form(
     numbered:bool, # quotes name their sentence
 ) -> str:
     "The JSON that an answer should be, as an example"
-    quotes = '{"quotes": [%s]}' % ('{"sentence": 1, "quote": "words of the note"}' if numbered else '"words of the note"')
-    return quotes if one_code else '{"rationales": [{"code": "CODE", %s]}' % quotes[1:]
+    quote = '{"sentence": 1, "quote": "words of the note"}' if numbered else '"words of the note"'
+    if one_code: return f'{{"quotes": [{quote}]}}'
+    return f'{{"rationales": [{{"code": "CODE", "quotes": [{quote}]}}]}}'
+
+def _object(**fields) -> dict:
+    "A schema of an object with these fields and no others"
+    return dict(type='object', properties=fields, required=list(fields), additionalProperties=False)
 
 def schema(
     codes:list[Code],     # that are asked about
@@ -83,12 +99,14 @@ def schema(
     allowed:list[str] = (), # all that may be quoted; empty: anything
 ) -> dict:                # JSON schema
     "The JSON that an answer must be, for servers that can enforce it"
-    def thing(**fields): return dict(type='object', properties=fields, required=list(fields), additionalProperties=False)
-    quote = dict(type='string', **(dict(enum=list(allowed)) if len(allowed) else {}))
-    if n_sentences: quote = thing(sentence=dict(type='integer', enum=list(range(1, n_sentences+1))), quote=quote)
-    quotes = dict(type='array', items=quote, **(dict(maxItems=most) if most else {}))
-    if one_code: return thing(quotes=quotes)
-    return thing(rationales=dict(type='array', items=thing(code=dict(type='string', enum=[c.value for c in codes]), quotes=quotes)))
+    quote,quotes = dict(type='string'),dict(type='array')
+    if len(allowed): quote['enum'] = list(allowed)
+    if n_sentences: quote = _object(sentence=dict(type='integer', enum=list(range(1, n_sentences+1))), quote=quote)
+    quotes['items'] = quote
+    if most: quotes['maxItems'] = most
+    if one_code: return _object(quotes=quotes)
+    code = dict(type='string', enum=[c.value for c in codes])
+    return _object(rationales=dict(type='array', items=_object(code=code, quotes=quotes)))
 
 # %% ../../../nbs/rationale/llm/10_prompt.ipynb #43cb6f87
 MOST_PHRASES = 1000 # that a schema lists
@@ -101,7 +119,9 @@ def phrases(
     lines = [(s+l.start(), s+l.end()) for s,e in sentences(text).tolist() for l in re.finditer(r'[^\r\n]+', text[s:e])]
     rows = [[(s+a, s+b) for a,b in words(text[s:e]).tolist()] for s,e in lines]
     n = max(1, min(n, MOST_PHRASES//max(1, sum(map(len, rows)))))
-    runs = (text[row[i][0]:row[j][1]] for row in rows for i in range(len(row)) for j in range(i, min(i+n, len(row))))
+    runs = []
+    for row in rows:
+        for i,(start,_) in enumerate(row): runs += [text[start:end] for _,end in row[i:i+n]]
     return [r for r in dict.fromkeys(runs) if r[0].isalnum() and r[-1].isalnum() and not set(r) & {'"', '\\'}]
 
 # %% ../../../nbs/rationale/llm/10_prompt.ipynb #29ed128d
@@ -117,7 +137,9 @@ def described(
     code:Code,   # any code
 ) -> list[str]:  # as a clinician may write them
     "The names of a code in the tabular list"
-    return [n for e in [meaning(code), *(inclusion_terms(code) if code.system == 'icd10cm' and listed(code) else ())] for n in names(e)]
+    entries = [meaning(code)]
+    if code.system == 'icd10cm' and listed(code): entries += inclusion_terms(code)
+    return [name for e in entries for name in names(e)]
 
 # %% ../../../nbs/rationale/llm/10_prompt.ipynb #5e3dd156
 def pieces(
@@ -126,7 +148,10 @@ def pieces(
     overlap:int,  # characters that neighbours share, at most; less than size
 ) -> list[Span]:  # in reading order, from the first character to the last
     "A text in overlapping pieces that end with a sentence where they can"
-    if not 0 <= overlap < size: raise BadInput(f"pieces of {size} characters cannot overlap by {overlap}; the overlap must be smaller than the piece")
+    if not 0 <= overlap < size:
+        raise BadInput(
+            f"pieces of {size} characters cannot overlap by {overlap}; "
+            "the overlap must be smaller than the piece")
     if not text: return []
     places,parts,start = words(text),[],0
     stops = [sentences(text)[:, 1], places[:, 1], np.arange(len(text)+1)] # in order of preference
@@ -175,9 +200,18 @@ def described_below(
     code:Code,         # any code
 ) -> tuple[str, ...]:  # as a clinician may write them; none where no code is below
     "The names of the codes below a code in the tabular list"
-    return tuple(n for below in (descendants(code) if code.system == 'icd10cm' and listed(code) else ()) for n in described(below))
+    if code.system != 'icd10cm' or not listed(code): return ()
+    return tuple(name for below in descendants(code) for name in described(below))
 
 # %% ../../../nbs/rationale/llm/10_prompt.ipynb #f1fdc5b6
+def _only_training(corpus:Corpus) -> None:
+    "Refuse notes that may be asked about later"
+    other = sorted(set(corpus.splits) - {'train'})
+    if other:
+        raise NotTraining(
+            f"{corpus.name}: there are notes of {', '.join(other)}; worked examples and names must not come from "
+            "notes that are asked about, so pass corpus.split('train')")
+
 def marked_names(
     corpus:Corpus, # the train split, with gold rationales
 ) -> Callable[[Code], list[str]]:
@@ -185,13 +219,11 @@ def marked_names(
     _only_training(corpus)
     found = {}
     for r in corpus.gold:
-        if r.level == 'mention': found.setdefault(r.code, set()).update(corpus.note(r.note_id).text[s.start:s.end] for s in r.spans)
+        if r.level != 'mention': continue
+        text = corpus.note(r.note_id).text
+        found.setdefault(r.code, set()).update(text[s.start:s.end] for s in r.spans)
     def marked(code:Code) -> list[str]: return [*described(code), *sorted(found.get(code, ()))]
     return marked
-
-def _only_training(corpus:Corpus) -> None:
-    "Refuse notes that may be asked about later"
-    if other := set(corpus.splits) - {'train'}: raise NotTraining(f"{corpus.name}: there are notes of {', '.join(sorted(other))}; worked examples and names must not come from notes that are asked about, so pass corpus.split('train')")
 
 # %% ../../../nbs/rationale/llm/10_prompt.ipynb #93f9e718
 @dataclass(frozen=True)
@@ -204,9 +236,12 @@ class Shot:
     def codes(self): return tuple(r.code for r in self.evidence)
     @property
     def text(self): return self.note.text[self.piece.start:self.piece.end]
-    def quotes(self, r:Rationale) -> list[Span]: return [Span(s.start-self.piece.start, s.end-self.piece.start) for s in r.spans if self.piece.start <= s.start and s.end <= self.piece.end]
+    def quotes(self, r:Rationale) -> list[Span]:
+        "The spans of a rationale that are whole in the piece, counted from where it begins"
+        start,end = self.piece.start,self.piece.end
+        return [Span(s.start-start, s.end-start) for s in r.spans if start <= s.start and s.end <= end]
 
-# %% ../../../nbs/rationale/llm/10_prompt.ipynb #8da59db6
+# %% ../../../nbs/rationale/llm/10_prompt.ipynb #3b0c1a16
 def _around(text:str, span:Span, n:int) -> Span:
     "The `n` sentences around a span"
     places = _read(text)[0]
@@ -214,6 +249,17 @@ def _around(text:str, span:Span, n:int) -> Span:
     first = max(0, min(at - n//2, len(places)-n))
     return Span(min(places[first][0], span.start), max(places[min(first+n, len(places))-1][1], span.end))
 
+def _one_code_each(note:Note, evidence:list[Rationale], window:int, empty:bool) -> Iterator[tuple[int, Shot]]:
+    "The examples of one note with their turns: one for each code and, where wanted, one without evidence behind it"
+    for k,r in enumerate(evidence):
+        piece = _around(note.text, r.spans[0], window) if window else Span(0, len(note.text))
+        shot = Shot(note, piece, (r,))
+        yield 2*k, shot
+        if not empty: continue
+        silent = next((o for o in evidence[k+1:]+evidence[:k] if not shot.quotes(o)), None)
+        if silent: yield 2*k+1, replace(shot, evidence=(replace(silent, spans=()),))
+
+# %% ../../../nbs/rationale/llm/10_prompt.ipynb #8da59db6
 def examples(
     corpus:Corpus,          # the train split, with gold rationales
     level:str = 'mention',  # one of `icdrat.types.LEVELS`
@@ -226,16 +272,15 @@ def examples(
     by_note,pool = {},[]
     for r in corpus.gold:
         if r.level == level and r.spans: by_note.setdefault(r.note_id, []).append(r)
-    for i,rs in by_note.items():
+    for i,evidence in by_note.items():
         note = corpus.note(i)
-        whole = Span(0, len(note.text))
-        if not one_code: pool.append((0, Shot(note, whole, tuple(rs)))); continue
-        for k,r in enumerate(rs):
-            shot = Shot(note, _around(note.text, r.spans[0], window) if window else whole, (r,))
-            pool.append((2*k, shot))
-            if other := next((o for o in rs[k+1:]+rs[:k] if empty and not shot.quotes(o)), None): pool.append((2*k+1, replace(shot, evidence=(replace(other, spans=()),))))
-    if not pool: raise BadInput(f"{corpus.name}: no gold rationale at level {level!r}; worked examples need annotated training notes")
-    return tuple(shot for _,shot in sorted(pool, key=lambda p: p[0]))
+        if one_code: pool += _one_code_each(note, evidence, window, empty)
+        else: pool.append((0, Shot(note, Span(0, len(note.text)), tuple(evidence))))
+    if not pool:
+        raise BadInput(
+            f"{corpus.name}: no gold rationale at level {level!r}; "
+            "worked examples need annotated training notes")
+    return tuple(shot for _,shot in sorted(pool, key=lambda turn: turn[0]))
 
 # %% ../../../nbs/rationale/llm/10_prompt.ipynb #a5ab1456
 CHOICES = ('fixed', 'random', 'code', 'similar')
@@ -246,6 +291,11 @@ def _likeness(texts:tuple[str, ...]) -> Callable[[str], Float[np.ndarray, "shots
     words = TfidfVectorizer(sublinear_tf=True, strip_accents='unicode').fit(texts)
     matrix = words.transform(texts)
     return lambda text: (matrix @ words.transform([text]).T).toarray()[:, 0]
+
+def _common(some:Iterable[Code], others:Iterable[Code]) -> tuple[int, int]:
+    "How many codes, and how many categories, two sets of codes share"
+    def wide(codes): return {category(c) if listed(c) else c for c in codes}
+    return len(set(some) & set(others)), len(wide(some) & wide(others))
 
 def choose(
     pool:tuple[Shot, ...],  # worked examples
@@ -258,15 +308,14 @@ def choose(
 ) -> list[Shot]:            # the best last, next to the question
     "Worked examples for one question"
     if how not in CHOICES: raise BadInput(f"{how!r}: examples are chosen by {', '.join(CHOICES)}")
-    others,codes = [i for i,s in enumerate(pool) if s.note.id != note.id], set(codes)
-    if how == 'fixed': ranked = others
-    elif how == 'random': ranked = np.random.default_rng(crc32(f"{seed} {note.id} {piece} {sorted(codes)}".encode())).permutation(others).tolist()
-    elif how == 'code':
-        near = {category(c) if listed(c) else c for c in codes}
-        ranked = sorted(others, key=lambda i: (-len(codes.intersection(pool[i].codes)), -len(near.intersection(category(c) if listed(c) else c for c in pool[i].codes))))
-    else:
+    codes,ranked = set(codes),[i for i,s in enumerate(pool) if s.note.id != note.id]
+    if how == 'random':
+        dice = np.random.default_rng(crc32(f"{seed} {note.id} {piece} {sorted(codes)}".encode()))
+        ranked = dice.permutation(ranked).tolist()
+    if how == 'code': ranked.sort(key=lambda i: _common(codes, pool[i].codes), reverse=True)
+    if how == 'similar':
         likeness = _likeness(tuple(s.text for s in pool))(note.text[piece.start:piece.end])
-        ranked = sorted(others, key=lambda i: -likeness[i])
+        ranked.sort(key=lambda i: -likeness[i])
     return [pool[i] for i in ranked[:n]][::-1]
 
 # %% ../../../nbs/rationale/llm/10_prompt.ipynb #c662f819
@@ -274,25 +323,30 @@ def choose(
 class Manner:
     "How notes are asked about; every field is a switch"
     prompt:Prompt = field(default_factory=load_prompt)
-    level:str = 'mention'                                # of the evidence that is asked for
-    one_code:bool = False                                # one code a question
-    window:int = 0                                       # sentences shown around candidate places; 0: the whole note
-    places:int = 2                                       # most windows for one code
-    fallback:bool = True                                 # show the whole note where a code has no candidates; False: do not ask
-    names_of:Callable[[Code], list[str]] = field(default=described, repr=False) # what candidates are found with, before the names below the code
-    pool:tuple[Shot, ...] = field(default=(), repr=False) # worked examples
-    n_shots:int = 0                                      # how many of them a question gets
-    choose:str = 'fixed'                                 # one of `CHOICES`
-    seed:int = 0                                         # of random examples
-    copied:int = 0                                       # words in the longest quote, which is then one of `phrases`; 0: any quote
+    level:str = 'mention'     # of the evidence that is asked for
+    one_code:bool = False     # one code a question
+    window:int = 0            # sentences shown around candidate places; 0: the whole note
+    places:int = 2            # most windows for one code
+    fallback:bool = True      # show the whole note where a code has no candidates; False: do not ask
+    names_of:Callable[[Code], list[str]] = field(default=described, repr=False) # candidates share words with these
+    pool:tuple[Shot, ...] = field(default=(), repr=False)                       # worked examples
+    n_shots:int = 0           # how many of them a question gets
+    choose:str = 'fixed'      # one of `CHOICES`
+    seed:int = 0              # of random examples
+    copied:int = 0            # words in the longest quote, which is then one of `phrases`; 0: any quote
     def __post_init__(self):
         if self.level not in LEVELS: raise BadInput(f"level {self.level!r} is not one of {', '.join(LEVELS)}")
-        if self.n_shots and not self.pool: raise BadInput(f"{self.n_shots} worked examples are asked for and none are given; pass pool=examples(corpus.split('train'))")
+        if self.n_shots and not self.pool:
+            raise BadInput(
+                f"{self.n_shots} worked examples are asked for and none are given; "
+                "pass pool=examples(corpus.split('train'))")
 
 # %% ../../../nbs/rationale/llm/10_prompt.ipynb #3b376f88
 def _laid_out(manner:Manner, note:Note, shown:str, codes:Iterable[Code]) -> str:
     "The note and the codes as the prompt lays them out"
-    if manner.prompt.numbered: shown = '\n'.join(f"[{i}] {' '.join(shown[s:e].split())}" for i,(s,e) in enumerate(sentences(shown).tolist(), 1))
+    if manner.prompt.numbered:
+        lines = [' '.join(shown[s:e].split()) for s,e in sentences(shown).tolist()]
+        shown = '\n'.join(f"[{i}] {line}" for i,line in enumerate(lines, 1))
     filled = dict(note=shown, codes='\n'.join(f"{c.value}: {meaning(c)}" for c in codes))
     return re.sub(r'\{(note|codes)\}', lambda m: filled[m[1]], manner.prompt.part('user', note.language))
 
@@ -302,9 +356,14 @@ def _told(shot:Shot, manner:Manner) -> str:
         if not manner.prompt.numbered: return shot.text[s.start:s.end]
         at = next((i for i,(_,e) in enumerate(sentences(shot.text).tolist(), 1) if e > s.start), 1)
         return dict(sentence=at, quote=shot.text[s.start:s.end])
-    said = [dict(code=r.code.value, quotes=list({json.dumps(q := quote(s)):q for s in shot.quotes(r)}.values())) for r in shot.evidence]
-    return json.dumps(dict(quotes=said[0]['quotes']) if manner.one_code else dict(rationales=said), ensure_ascii=False)
+    said = []
+    for r in shot.evidence:
+        once = {json.dumps(q):q for q in map(quote, shot.quotes(r))}
+        said.append(dict(code=r.code.value, quotes=list(once.values())))
+    answer = dict(quotes=said[0]['quotes']) if manner.one_code else dict(rationales=said)
+    return json.dumps(answer, ensure_ascii=False)
 
+# %% ../../../nbs/rationale/llm/10_prompt.ipynb #3b0c1a20
 def messages(
     note:Note,                   # what to read
     codes:list[Code],            # what to find evidence for
@@ -313,8 +372,9 @@ def messages(
     shots:Iterable[Shot] = (),   # worked examples, in order
 ) -> list[dict]:                 # role and content
     "The conversation that ends with the question"
-    told = dict(level=manner.prompt.part(manner.level, note.language), form=form(manner.one_code, manner.prompt.numbered))
-    said = [('system', re.sub(r'\{(level|form)\}', lambda m: told[m[1]], manner.prompt.part('system', note.language)))]
+    prompt,language = manner.prompt,note.language
+    told = dict(level=prompt.part(manner.level, language), form=form(manner.one_code, prompt.numbered))
+    said = [('system', re.sub(r'\{(level|form)\}', lambda m: told[m[1]], prompt.part('system', language)))]
     for s in shots: said += [('user', _laid_out(manner, s.note, s.text, s.codes)), ('assistant', _told(s, manner))]
     said.append(('user', _laid_out(manner, note, note.text[piece.start:piece.end], codes)))
     return [dict(role=role, content=content) for role,content in said]
@@ -338,12 +398,31 @@ def _shown(note:Note, codes:list[Code], manner:Manner) -> list[Span]:
     "The parts of a note that are shown for some codes"
     whole = [Span(0, len(note.text))] if note.text.strip() else []
     if not manner.window: return whole
-    found = [w for c in codes for w in windows(note.text, manner.names_of(c), manner.window, manner.places) or windows(note.text, described_below(c), manner.window, manner.places)]
+    found = []
+    for c in codes:
+        own = windows(note.text, manner.names_of(c), manner.window, manner.places)
+        found += own or windows(note.text, described_below(c), manner.window, manner.places)
     if not found: return whole if manner.fallback else []
     return found if manner.one_code else merge_spans(found)
 
-def _held(codes, one_code, n_sentences, allowed, most=None): return schema(codes, one_code, n_sentences, most, allowed)
+def _asked(note:Note, codes:list[Code], part:Span, manner:Manner, room:int) -> Iterator[Question]:
+    "The questions about one part of a note: one, or several where it does not fit"
+    shots = choose(manner.pool, manner.n_shots, manner.choose, note, codes, part, manner.seed) if manner.n_shots else []
+    rest = room - sum(len(m['content']) for m in messages(note, codes, Span(0, 1), manner, shots))
+    if rest < LEAST:
+        raise NoRoom(
+            f"{note.id}: instructions, {len(shots)} examples and {len(codes)} codes leave {max(rest, 0)} of {room} "
+            "characters for the note; take fewer or shorter examples (with a window), one code a question, "
+            "or a model that reads more")
+    for p in pieces(note.text[part.start:part.end], rest, OVERLAP):
+        piece = Span(part.start+p.start, part.start+p.end)
+        shown = note.text[piece.start:piece.end]
+        n_sentences = len(sentences(shown)) if manner.prompt.numbered else 0
+        allowed = phrases(shown, manner.copied) if manner.copied else []
+        held = partial(schema, codes, manner.one_code, n_sentences, allowed=allowed)
+        yield Question(note.id, tuple(codes), piece, messages(note, codes, piece, manner, shots), held)
 
+# %% ../../../nbs/rationale/llm/10_prompt.ipynb #3b0c1a21
 def questions(
     note:Note,                # what to read
     codes:Iterable[Code],     # what to find evidence for
@@ -352,16 +431,9 @@ def questions(
 ) -> list[Question]:          # in the order of the note; none for a note without text or codes
     "Everything that is asked about a note"
     codes,asked = list(dict.fromkeys(codes)),[]
-    for group in [[c] for c in codes] if manner.one_code else [codes] if codes else []:
-        for part in _shown(note, group, manner):
-            shots = choose(manner.pool, manner.n_shots, manner.choose, note, group, part, manner.seed) if manner.n_shots else []
-            rest = room - sum(len(m['content']) for m in messages(note, group, Span(0, 1), manner, shots))
-            if rest < LEAST: raise NoRoom(f"{note.id}: instructions, {len(shots)} examples and {len(group)} codes leave {max(rest, 0)} of {room} characters for the note; take fewer or shorter examples (with a window), one code a question, or a model that reads more")
-            for p in pieces(note.text[part.start:part.end], rest, OVERLAP):
-                piece = Span(part.start+p.start, part.start+p.end)
-                shown = note.text[piece.start:piece.end]
-                n,allowed = len(sentences(shown)) if manner.prompt.numbered else 0, phrases(shown, manner.copied) if manner.copied else []
-                asked.append(Question(note.id, tuple(group), piece, messages(note, group, piece, manner, shots), partial(_held, group, manner.one_code, n, allowed)))
+    groups = [[c] for c in codes] if manner.one_code else [codes] if codes else []
+    for group in groups:
+        for part in _shown(note, group, manner): asked += _asked(note, group, part, manner, room)
     return sorted(asked, key=lambda q: (q.piece.start, q.piece.end))
 
 # %% ../../../nbs/rationale/llm/10_prompt.ipynb #9e8f7227
@@ -427,25 +499,31 @@ def _objects(text:str) -> Iterator[dict]:
         except (ValueError, RecursionError): continue
         yield value
 
-def _items(said:dict, codes:list[str]) -> list|None:
+def _items(said:dict|None, codes:list[str]) -> list|None:
     "The items of an object in one of the two forms, each with its code"
     match said:
         case {'rationales': [*items]}: return items
         case {'code': _}: return None
         case {'quotes': [*_] | str() as quotes} if len(codes) == 1: return [dict(code=codes[0], quotes=quotes)]
 
+def _first(objects:Iterable[dict|None], codes:list[str]) -> list|None:
+    "The items of the first object in the right form"
+    return next((items for o in objects if (items := _items(o, codes)) is not None), None)
+
+# %% ../../../nbs/rationale/llm/10_prompt.ipynb #3b0c1a24
 def parse(
     answer:str|None,            # what the model said
     codes:Iterable[Code] = (),  # that were asked about; the form without a code needs exactly one
 ) -> Answer:
     "The quotes in an answer"
     text,codes,cut = (answer or '')[:LONGEST], [c.value for c in codes], False
-    found = next((i for o in _objects(text) if (i := _items(o, codes)) is not None), None)
+    found = _first(_objects(text), codes)
     if found is None:
         starts = [m.start() for m in re.finditer(r'\{\s*"(?:rationales|quotes)"', text)][:3]
-        found = next((i for s in starts if (o := mended(text[s:])) is not None and (i := _items(o, codes)) is not None), None)
+        found = _first((mended(text[s:]) for s in starts), codes)
         cut = found is not None
     if found is None: found = [o for o in _objects(text) if 'code' in o] or None
     read = [_item(i) for i in found or ()]
     if cut and read and not read[-1]: read.pop() # the item at which it broke off
-    return Answer(tuple(i[:2] for i in read if i), found is None or not all(i and i[2] for i in read), cut)
+    malformed = found is None or not all(i and i[2] for i in read)
+    return Answer(tuple(i[:2] for i in read if i), malformed, cut)

@@ -20,7 +20,9 @@ from ...resources import resource
 from ...types import BadInput, Note, Rationale
 
 # %% ../../../nbs/rationale/llm/50_record.ipynb #2b6c9413
-TEACHER = Server('http://127.0.0.1:8000/v1', 'qwen2.5-coder-1.5b', timeout=600., max_tokens=300, context=4096, format='json_object_schema')
+TEACHER = Server(
+    'http://127.0.0.1:8000/v1', 'qwen2.5-coder-1.5b', timeout=600., max_tokens=300, context=4096,
+    format='json_object_schema')
 
 WAYS  = dict(zero_shot=0, few_shot=2)         # worked examples
 FIRST = dict(vignettes=28, codiesp_en=106)   # notes of the test split that were asked about
@@ -46,7 +48,9 @@ def record_file(
 ) -> Path:
     "The file of a record, or what there is instead"
     file = RECORDS/f'{corpus}.{way}.{kind}.jsonl.gz'
-    if not file.is_file(): raise NoRecord(f"no {kind} of {corpus}, {way}; there are {', '.join(sorted(f.name.removesuffix('.jsonl.gz') for f in RECORDS.glob('*.gz'))) or 'none'}")
+    if not file.is_file():
+        there = ', '.join(sorted(f.name.removesuffix('.jsonl.gz') for f in RECORDS.glob('*.gz')))
+        raise NoRecord(f"no {kind} of {corpus}, {way}; there are {there or 'none'}")
     return file
 
 # %% ../../../nbs/rationale/llm/50_record.ipynb #e0bc3ffa
@@ -55,8 +59,12 @@ def replayed(
     corpus:Corpus,     # the vignettes, all of them
 ) -> tuple[Corpus, Quoted]: # the notes that were asked about; what the model said
     "What the model answered about our vignettes, read and grounded anew"
-    notes,manner = head(corpus.split('test'), FIRST[corpus.name]),teacher_manner(way, corpus.split('train'))
-    return notes, quoted(notes.notes, notes.codes, TEACHER, manner, record_file(corpus.name, way, 'answers'), offline=True, source=f'llm_{way}', progress=False)
+    notes = head(corpus.split('test'), FIRST[corpus.name])
+    manner = teacher_manner(way, corpus.split('train'))
+    record = record_file(corpus.name, way, 'answers')
+    found = quoted(
+        notes.notes, notes.codes, TEACHER, manner, record, offline=True, source=f'llm_{way}', progress=False)
+    return notes, found
 
 # %% ../../../nbs/rationale/llm/50_record.ipynb #aac15c54
 def recorded(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KEPT', 'MOST', 'BYTES', 'key', 'Reply', 'NotAnAnswer', 'reply', 'StoreInUse', 'ReadOnly', 'Store', 'write_batch',
-           'read_batch', 'Asked', 'Quoted', 'gather', 'RestrictedNote', 'write_record', 'write_answers', 'read_answers']
+           'read_batch', 'Asked', 'Quoted', 'gather', 'write_record', 'RestrictedNote', 'write_answers', 'read_answers']
 
 # %% ../../../nbs/rationale/llm/30_store.ipynb #132c52ec
 import json
@@ -60,8 +60,13 @@ def reply(
         content = choice['message'].get('content')
         if not isinstance(content, str|None): raise TypeError
         tokens = [int(used.get(f'{kind}_tokens') or 0) for kind in ('prompt', 'completion')]
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError): raise NotAnAnswer("the answer is not in the OpenAI form; check that ICDRAT_LLM_URL ends as the server wants it, mostly in /v1") from None
-    return Reply(key, content and content[:KEPT], str(choice.get('finish_reason') or ''), *tokens, round(seconds, 3), str(body.get('model') or ''), datetime.now(timezone.utc).strftime('%Y-%m-%dT%H:%M:%SZ'))
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError):
+        raise NotAnAnswer(
+            "the answer is not in the OpenAI form; "
+            "check that ICDRAT_LLM_URL ends as the server wants it, mostly in /v1") from None
+    finish,model = (str(x or '') for x in (choice.get('finish_reason'), body.get('model')))
+    now = datetime.now(timezone.utc).strftime('%Y-%m-%dT%H:%M:%SZ')
+    return Reply(key, content and content[:KEPT], finish, *tokens, round(seconds, 3), model, now)
 
 # %% ../../../nbs/rationale/llm/30_store.ipynb #b38e1b59
 class StoreInUse(BadInput): "Another program is writing to the store"
@@ -69,13 +74,16 @@ class StoreInUse(BadInput): "Another program is writing to the store"
 def _opened(path:Path) -> int:
     "The file of a store, locked, up to its last whole line"
     folder = path.parent
-    if folder.exists() and not path.exists() and any(folder.iterdir()): raise ForeignFolder(f"{folder}: is there already and is no store; name another folder")
+    if folder.exists() and not path.exists() and any(folder.iterdir()):
+        raise ForeignFolder(f"{folder}: is there already and is no store; name another folder")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     try: fcntl and fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(file)
-        raise StoreInUse(f"{folder}: another program is writing to this store; wait for it, or name another folder") from None
+        raise StoreInUse(
+            f"{folder}: another program is writing to this store; "
+            "wait for it, or name another folder") from None
     (folder/'.gitignore').write_text('*\n')
     os.ftruncate(file, path.read_bytes().rfind(b'\n')+1)
     return file
@@ -99,11 +107,13 @@ class Store:
     "Answers by the keys of their requests, on disk"
     def __init__(self, path:str|Path|None = None): # a folder; a file to read only; None: in memory
         self.path,self.file,self.replies = path and Path(path),None,{}
-        if self.path:
-            lines = self.path if self.path.is_file() else self.path/'answers.jsonl'
-            if lines != self.path: self.file = _opened(lines)
-            try: self.replies = {row['key']:_reply(row) for _,row in read_lines(lines, ['key', 'content'])}
-            except BadInput: self.close(); raise
+        if not self.path: return
+        lines = self.path if self.path.is_file() else self.path/'answers.jsonl'
+        if lines != self.path: self.file = _opened(lines)
+        try: self.replies = {row['key']:_reply(row) for _,row in read_lines(lines, ['key', 'content'])}
+        except BadInput:
+            self.close()
+            raise
     def __len__(self): return len(self.replies)
     def __contains__(self, key): return key in self.replies
     def __repr__(self): return f"Store({str(self.path) if self.path else 'in memory'}, {len(self)} answers)"
@@ -113,7 +123,8 @@ class Store:
         if self.file is not None: self.file = os.close(self.file)
     def get(self, key:str) -> Reply|None: return self.replies.get(key)
     def check_open(self):
-        if self.path and self.file is None: raise ReadOnly(f"{self.path}: this is a record or a closed store; name a folder to keep answers in")
+        if self.path and self.file is None:
+            raise ReadOnly(f"{self.path}: this is a record or a closed store; name a folder to keep answers in")
     def put(self, reply:Reply) -> None:
         "Keep an answer, for good"
         self.check_open()
@@ -133,7 +144,9 @@ def write_batch(
     path,files,size_now = Path(path),[],0
     for k,body in bodies.items():
         line = json.dumps(dict(custom_id=k, method='POST', url='/v1/chat/completions', body=body))+'\n'
-        if not files or len(files[-1]) == most or size_now+len(line) > size: files.append([]); size_now = 0
+        if not files or len(files[-1]) == most or size_now+len(line) > size:
+            files.append([])
+            size_now = 0
         files[-1].append(line)
         size_now += len(line)
     names = [path if not i else path.with_name(f'{path.stem}-{i+1}{path.suffix}') for i in range(len(files))]
@@ -141,6 +154,7 @@ def write_batch(
         with whole_file(name, private=True) as part: part.write_text(''.join(lines))
     return names
 
+# %% ../../../nbs/rationale/llm/30_store.ipynb #3b0c3a02
 def read_batch(
     path:str|Path,  # what came back
     store:Store,    # where the answers are kept
@@ -153,7 +167,10 @@ def read_batch(
         elif row['custom_id'] in store: counts['known'] += 1
         else:
             try: store.put(reply(row['custom_id'], done.get('body')))
-            except NotAnAnswer: raise BadLine(f"{path}, line {n}: the response is not in the OpenAI form; is this the output file of the batch?") from None
+            except NotAnAnswer:
+                raise BadLine(
+                    f"{path}, line {n}: the response is not in the OpenAI form; "
+                    "is this the output file of the batch?") from None
             counts['kept'] += 1
     return counts
 
@@ -177,18 +194,29 @@ class Quoted:
     trouble:str = ''                                       # the first failure that was passed over
 
 # %% ../../../nbs/rationale/llm/30_store.ipynb #3e5ec843
-def _marks(note:Note, asked:list[Asked], everywhere:bool, threshold:float) -> tuple[dict[Code, list[list[Span]]|None], Counter, list]:
-    "The evidence in each draw by code, None where an answer is missing; counts; quotes without a place"
-    marks,counts,lost = defaultdict(lambda: defaultdict(list)),Counter(questions=len(asked)),[]
+_Marks = dict[Code, list[list[Span]]|None] # the evidence in each draw by code; None where an answer is missing
+
+def _marks(note:Note, asked:list[Asked], everywhere:bool, threshold:float) -> tuple[_Marks, Counter, list]:
+    "What the answers about one note mark; counts; quotes without a place"
+    found,counts,lost = defaultdict(lambda: defaultdict(list)),Counter(questions=len(asked)),[]
     for a in asked:
         if a.reply is None: continue
-        found,seen,more = ground(note, a.codes, a.reply.content, a.piece, everywhere, threshold)
-        for c in a.codes: marks[c][a.draw] += found.get(c, ())
+        places,seen,more = ground(note, a.codes, a.reply.content, a.piece, everywhere, threshold)
+        for c in a.codes: found[c][a.draw] += places.get(c, ())
         counts += seen
         lost += more
-    missing = {c for a in asked if a.reply is None for c in a.codes}
-    return {c:None if c in missing else list(marks[c].values()) for c in {**marks, **dict.fromkeys(missing)}}, counts, lost
+    marks = {c:list(draws.values()) for c,draws in found.items()}
+    missing = dict.fromkeys(c for a in asked if a.reply is None for c in a.codes)
+    return marks | missing, counts, lost
 
+def _spent(asked:list[Asked], price:tuple[float, float]) -> dict:
+    "Tokens, seconds and cost of the answers; one that serves two questions is paid for once"
+    paid = {a.reply.key:a.reply for a in asked if a.reply}.values()
+    read,written,seconds = (sum(getattr(r, f) for r in paid) for f in ('prompt_tokens', 'completion_tokens', 'seconds'))
+    cost = (read*price[0] + written*price[1])/1e6
+    return dict(prompt_tokens=read, completion_tokens=written, seconds=float(seconds), cost=cost)
+
+# %% ../../../nbs/rationale/llm/30_store.ipynb #3b0c3a05
 def gather(
     notes:Iterable[Note],                # that were asked about
     codes_of:dict[str, Iterable[Code]],  # codes of each note, by its id
@@ -207,20 +235,22 @@ def gather(
         codes = list(dict.fromkeys(codes_of[note.id]))
         marks,seen,more = _marks(note, about[note.id], everywhere, threshold)
         lost += more
-        total += seen + Counter(notes=bool(codes), asked=len(codes), unanswered=sum(marks.get(c, ()) is None for c in codes), without_candidate=sum(c not in marks for c in codes))
+        total += seen + Counter(notes=bool(codes), asked=len(codes))
         for c in codes:
-            if (draws := marks.get(c, [[]])) is None: continue
-            if len(draws) > 1: soft.append(agreement(note, c, draws, source))
-            rationales.append(majority(soft[-1], note, level=level)[0] if len(draws) > 1 else mark(note, c, draws[0], source, level))
-            total['without_evidence'] += not rationales[-1].spans
-    paid = {a.reply.key:a.reply for a in asked if a.reply}.values()
-    total += Counter({f:sum(getattr(r, f) for r in paid) for f in ('prompt_tokens', 'completion_tokens', 'seconds')})
-    cost = (total['prompt_tokens']*price[0] + total['completion_tokens']*price[1])/1e6
-    return Quoted(Grounding(**total, cost=cost, lost=tuple(lost)), rationales, soft, asked)
+            total['without_candidate'] += c not in marks
+            draws = marks.get(c, [[]])
+            if draws is None:
+                total['unanswered'] += 1
+                continue
+            if len(draws) > 1:
+                soft.append(agreement(note, c, draws, source))
+                found,_ = majority(soft[-1], note, level=level)
+            else: found = mark(note, c, draws[0], source, level)
+            total['without_evidence'] += not found.spans
+            rationales.append(found)
+    return Quoted(Grounding(**total, **_spent(asked, price), lost=tuple(lost)), rationales, soft, asked)
 
 # %% ../../../nbs/rationale/llm/30_store.ipynb #f469b85f
-class RestrictedNote(BadInput): "The text may not leave this machine"
-
 def write_record(
     path:str|Path,                   # JSON lines
     rationales:Iterable[Rationale],  # of a run
@@ -232,6 +262,14 @@ def write_record(
         rows = [row | facts for _,row in read_lines(part)]
         part.write_text(''.join(json.dumps(row, ensure_ascii=False)+'\n' for row in rows), encoding='utf-8')
 
+# %% ../../../nbs/rationale/llm/30_store.ipynb #3b0c3a09
+class RestrictedNote(BadInput): "The text may not leave this machine"
+
+def _line(a:Asked) -> dict:
+    "A question and its answer as a line of a record"
+    codes,piece = [[c.system, c.value] for c in a.codes],[a.piece.start, a.piece.end]
+    return dict(note_id=a.note_id, codes=codes, piece=piece, draw=a.draw, **asdict(a.reply))
+
 def write_answers(
     path:str|Path,          # JSON lines
     asked:Iterable[Asked],  # questions; those without an answer are left out
@@ -242,12 +280,18 @@ def write_answers(
     restricted = {n.id for n in notes if n.restricted}
     with whole_file(path) as part, open(part, 'w', encoding='utf-8') as f:
         for a in asked:
-            if a.note_id in restricted: raise RestrictedNote(f"{a.note_id}: the note is restricted and an answer quotes it; publish offsets instead")
-            if a.reply: f.write(json.dumps(dict(note_id=a.note_id, codes=[[c.system, c.value] for c in a.codes], piece=[a.piece.start, a.piece.end], draw=a.draw, **asdict(a.reply)) | facts)+'\n')
+            if a.note_id in restricted:
+                raise RestrictedNote(
+                    f"{a.note_id}: the note is restricted and an answer quotes it; "
+                    "publish offsets instead")
+            if a.reply: f.write(json.dumps(_line(a) | facts)+'\n')
 
 def read_answers(
     path:str|Path, # as `write_answers` wrote it, or the same with gzip
 ) -> list[Asked]:
     "Questions and answers from a record"
-    rows = (row for _,row in read_lines(path, ['note_id', 'codes', 'piece', 'draw', 'key', 'content']))
-    return [Asked(r['note_id'], tuple(Code(*c) for c in r['codes']), Span(*r['piece']), r['draw'], _reply(r)) for r in rows]
+    asked = []
+    for _,r in read_lines(path, ['note_id', 'codes', 'piece', 'draw', 'key', 'content']):
+        codes = tuple(Code(*c) for c in r['codes'])
+        asked.append(Asked(r['note_id'], codes, Span(*r['piece']), r['draw'], _reply(r)))
+    return asked

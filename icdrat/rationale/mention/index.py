@@ -29,7 +29,10 @@ class Entry(NamedTuple):
 
 def _title(element:ElementTree.Element, path:tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     "A title without its brackets, and what was in them"
-    if (title := element.find('title')) is None: raise BrokenFile(f"the index, under {', '.join(path) or 'a letter'}: a {element.tag} has no title; fetch the file again")
+    title = element.find('title')
+    if title is None:
+        where = ', '.join(path) or 'a letter'
+        raise BrokenFile(f"the index, under {where}: a {element.tag} has no title; fetch the file again")
     essential = ' '.join([title.text or '', *(n.tail or '' for n in title)])
     inside = ' '.join(n.text or '' for n in title.iter('nemod'))
     return ' '.join(essential.split()), tuple(m for m in re.findall(r'\(([^()]+)\)', inside) if len(m) > 1)
@@ -38,18 +41,25 @@ def _entries(element:ElementTree.Element, above:tuple[str, ...]) -> Iterator[Ent
     "The entry of one element and those below it"
     title,optional = _title(element, above)
     code,path = element.findtext('code'), (*above, title)
-    yield Entry(path, optional, code, element.findtext('see') or (element.findtext('seeAlso') if code is None else None))
+    see = element.findtext('see') or (element.findtext('seeAlso') if code is None else None)
+    yield Entry(path, optional, code, see)
     for term in element.iterfind('term'): yield from _entries(term, path)
 
+# %% ../../../nbs/rationale/mention/30_index.ipynb #4de3178b
 def entries(
     file:str|Path, # icd10cm_index_YEAR.xml, of the official archive
 ) -> list[Entry]:  # in the order of the index
     "The lines of the alphabetic index"
-    if not Path(file).is_file(): raise MissingFile(f"{file}: no such file; it is in the archive 'icd10cm-table-index' of CDC/NCHS")
+    if not Path(file).is_file():
+        raise MissingFile(f"{file}: no such file; it is in the archive 'icd10cm-table-index' of CDC/NCHS")
     try: root = ElementTree.parse(file).getroot()
-    except ElementTree.ParseError as e: raise BrokenFile(f"{file}, line {e.position[0]}: not whole XML; fetch the file again") from None
+    except ElementTree.ParseError as e:
+        raise BrokenFile(f"{file}, line {e.position[0]}: not whole XML; fetch the file again") from None
     found = [e for main in root.iterfind('letter/mainTerm') for e in _entries(main, ())]
-    if not found: raise BrokenFile(f"{file}: no letter/mainTerm in it; is this the alphabetic index, and not the tabular list or the table of drugs?")
+    if not found:
+        raise BrokenFile(
+            f"{file}: no letter/mainTerm in it; "
+            "is this the alphabetic index, and not the tabular list or the table of drugs?")
     return found
 
 # %% ../../../nbs/rationale/mention/30_index.ipynb #1847415a
@@ -65,8 +75,11 @@ def heads(
     return (first, *alike), tuple(p for p in rest if p and p not in alike)
 
 # %% ../../../nbs/rationale/mention/30_index.ipynb #8b8f7530
-_JOIN  = re.compile(r'(affecting|after|and|associated with|at|by|caused by|causing|complicat(?:ed by|ing)|due to|during|following|for|from|in|involving|of|on|resulting|secondary to|to|with|without)\b', re.I)
-_BLANK = re.compile(r'(?:(?:and|classified|elsewhere|forms?|kind|NEC|NOS|not|other|part|sites?|specified|types?|unspecified)\b ?)*')
+_JOIN  = re.compile(
+    r'(affecting|after|and|associated with|at|by|caused by|causing|complicat(?:ed by|ing)|due to|during|following|for|'
+    r'from|in|involving|of|on|resulting|secondary to|to|with|without)\b', re.I)
+_BLANK = re.compile(
+    r'(?:(?:and|classified|elsewhere|forms?|kind|NEC|NOS|not|other|part|sites?|specified|types?|unspecified)\b ?)*')
 
 @cache
 def part(
@@ -155,15 +168,21 @@ def _listed(value:str) -> Code|None:
     value = value.strip().rstrip('-').rstrip('.')
     return icd(value) if value and listed(Code('icd10cm', value)) else None
 
+def _fate(entry:Entry, value:str|None, code:Code|None) -> str:
+    "What became of a line: a key of the counts of `coded`"
+    if value and code is None: return 'unlisted'
+    if value: return 'own' if entry.code else 'see'
+    return 'see_nowhere' if entry.see else 'neither'
+
 def coded(
     lines:list[Entry], # of one index
-) -> tuple[list[tuple[Entry, Code]], dict[str, int]]: # lines with the code of each; how many have their own, another's, or none
+) -> tuple[list[tuple[Entry, Code]], dict[str, int]]: # lines with the code of each; how many have which fate
     "The lines that lead to a code"
     targets,found,counts = _targets(lines), [], Counter(own=0, see=0, see_nowhere=0, unlisted=0, neither=0)
     for e in lines:
         value = e.code or (resolve(e.see, targets) if e.see else None)
         code = _listed(value) if value else None
-        counts['unlisted' if value and code is None else 'own' if e.code else 'see' if value else 'see_nowhere' if e.see else 'neither'] += 1
+        counts[_fate(e, value, code)] += 1
         if code: found.append((e, code))
     return found, dict(counts)
 

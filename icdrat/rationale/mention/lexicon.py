@@ -23,14 +23,16 @@ from ...codes import at_level, category, description, descendants, inclusion_ter
 from ...data.corpus import Corpus
 from ...data.exchange import MissingFile, whole_file
 from .index import index_names
-from .linker import Lexicon, Linker, Term, find, lexicon, names_something, term_of, uninterrupted
+from .linker import (
+    Lexicon, Linker, Term, find, lexicon, names_something, term_of, uninterrupted)
 from .vocabulary import doid_names, expansions, snomed_names, umls_names
 from ...types import BadInput, Code
 
 # %% ../../../nbs/rationale/mention/20_lexicon.ipynb #4b2dd97f
 _BRACKETS = re.compile(r'\s*[\[(][^\])]*[\])]')
 _SHORT    = re.compile(r'[\[(]([A-Z]{3,6})[\])]')
-_TAIL     = re.compile(r'[, -]*\b(not (otherwise|elsewhere) (specified|classified)|unspecified|NOS|NEC|(without|with no) .*|(initial|subsequent) encounter.*|sequela)\s*$', re.I)
+_TAIL     = re.compile(r'[, -]*\b(not (otherwise|elsewhere) (specified|classified)|unspecified|NOS|NEC'
+                       r'|(without|with no) .*|(initial|subsequent) encounter.*|sequela)\s*$', re.I)
 _HEAD     = re.compile(r'^((other|unspecified|specified|and|forms of|types of) )+', re.I)
 _MANNER   = re.compile(r'^(acute|chronic|essential) ', re.I)
 
@@ -55,22 +57,33 @@ def fewest(
     for c in codes: by_category[category(c)].append(c)
     return tuple(c for above,cs in by_category.items() for c in (cs if len(cs) <= MANY else [above]))
 
+# %% ../../../nbs/rationale/mention/20_lexicon.ipynb #c34ee6df
+def _entries(code:Code) -> list[str]:
+    "What the tabular list says of a code"
+    return [description(code), *inclusion_terms(code)]
+
 def _whole_list() -> dict[Term, tuple[Code, ...]]:
-    "The names of every code of the tabular list; an entry as a whole outranks what was cut from one, and that what is said of the rest"
+    "The names of every code: whole entries outrank what was cut from one, and both outrank entries about the rest"
     own,cut,other = ranks = tuple(defaultdict(dict) for _ in range(3))
-    for code in (Code('icd10cm', v) for v in tabular.get_all_codes(True) if tabular.is_category_or_subcategory(v)):
-        for entry in [description(code), *inclusion_terms(code)]:
-            for n,name in enumerate(names(entry)): ranks[2 if _RESIDUAL.match(entry) else n > 0][term_of(name)][code] = None
+    below_chapters = (v for v in tabular.get_all_codes(True) if tabular.is_category_or_subcategory(v))
+    for code in (Code('icd10cm', v) for v in below_chapters):
+        for entry in _entries(code):
+            for n,name in enumerate(names(entry)):
+                rank = 2 if _RESIDUAL.match(entry) else n > 0
+                ranks[rank][term_of(name)][code] = None
     return {t:fewest(cs) for t,cs in (other | cut | own).items() if names_something(t)}
 
 def tabular_lexicon(
-    codes:Iterable[Code]|None=None,  # of ICD-10-CM, each named by its descendants too; None: the whole list, each by its own names
+    codes:Iterable[Code]|None=None,  # each named by its descendants too; None: the whole list, each by its own names
     level:int|None=None,             # 3: the codes are first taken to their categories
 ) -> Lexicon:                        # named mention_tabular
     "Names from descriptions and inclusion terms"
-    if codes is None: return Lexicon('mention_tabular', {t:tuple(dict.fromkeys(at_level(c, level) for c in cs)) for t,cs in _whole_list().items()})
+    if codes is None:
+        terms = {t:tuple(dict.fromkeys(at_level(c, level) for c in cs)) for t,cs in _whole_list().items()}
+        return Lexicon('mention_tabular', terms)
     codes = dict.fromkeys(at_level(c, level) for c in codes)
-    return lexicon('mention_tabular', ((n, c) for c in codes for d in [c, *descendants(c)] for e in [description(d), *inclusion_terms(d)] for n in names(e)))
+    pairs = ((n, c) for c in codes for d in [c, *descendants(c)] for e in _entries(d) for n in names(e))
+    return lexicon('mention_tabular', pairs)
 
 # %% ../../../nbs/rationale/mention/20_lexicon.ipynb #5637e8a2
 def reliable(
@@ -97,11 +110,19 @@ def training_lexicon(
     share:float=.1,     # least reliability of a name, in [0, 1]
 ) -> Lexicon:           # named mention_training
     "Names from the evidence that people marked in training notes"
-    if other := set(corpus.splits) - {'train'}: raise NotTraining(f"{corpus.name}: there are notes of {', '.join(sorted(other))}; a lexicon must not see the notes it is scored on, so pass corpus.split('train')")
+    other = set(corpus.splits) - {'train'}
+    if other:
+        raise NotTraining(
+            f"{corpus.name}: there are notes of {', '.join(sorted(other))}; a lexicon must not see the notes "
+            "it is scored on, so pass corpus.split('train')")
     marked = [r for r in corpus.gold if r.spans and r.level == 'mention']
-    if not marked: raise NoEvidence(f"{corpus.name}: no gold rationale marks a mention; a lexicon cannot be learned from these notes, use tabular_lexicon")
+    if not marked:
+        raise NoEvidence(
+            f"{corpus.name}: no gold rationale marks a mention; a lexicon cannot be learned from these notes, "
+            "use tabular_lexicon")
     texts = {n.id:n.text for n in corpus.notes}
-    return reliable(lexicon('mention_training', ((texts[r.note_id][s.start:s.end], r.code) for r in marked for s in r.spans)), corpus, share)
+    pairs = ((texts[r.note_id][s.start:s.end], r.code) for r in marked for s in r.spans)
+    return reliable(lexicon('mention_training', pairs), corpus, share)
 
 # %% ../../../nbs/rationale/mention/20_lexicon.ipynb #e17f2089
 def abbreviation_lexicon(
@@ -119,17 +140,28 @@ def abbreviation_lexicon(
     return Lexicon('mention_abbreviations', terms, spelled, meanings)
 
 # %% ../../../nbs/rationale/mention/20_lexicon.ipynb #7d987bb0
-FILES = dict(index='icd10cm/icd10cm_index_*.xml', doid='terms/icd10cm_doid_synonyms.tsv*', abbreviations='terms/clinical_abbreviations.tsv*',
-    umls='umls/MRCONSO.RRF*', snomed='snomed/tls_Icd10cmHumanReadableMap_*.tsv*')
+FILES = dict(
+    index='icd10cm/icd10cm_index_*.xml',
+    doid='terms/icd10cm_doid_synonyms.tsv*',
+    abbreviations='terms/clinical_abbreviations.tsv*',
+    umls='umls/MRCONSO.RRF*',
+    snomed='snomed/tls_Icd10cmHumanReadableMap_*.tsv*')
 
 def source_file(
     source:str,                  # a key of `FILES`
     folder:str|Path|None = None, # around the files; None: $ICDRAT_DATA
 ) -> Path:                       # the newest
     "Where the file of a source is"
-    if folder is None and not os.environ.get('ICDRAT_DATA'): raise MissingFile(f"the source {source!r} is a file, and the variable ICDRAT_DATA is not set; set it to the folder that holds {FILES[source]}")
+    if folder is None and not os.environ.get('ICDRAT_DATA'):
+        raise MissingFile(
+            f"the source {source!r} is a file, and the variable ICDRAT_DATA is not set; "
+            f"set it to the folder that holds {FILES[source]}")
     folder = Path(folder or os.environ['ICDRAT_DATA'])
-    if not (files := sorted(folder.glob(FILES[source]))): raise MissingFile(f"{folder}: no {FILES[source]} here, which the source {source!r} needs; leave the source out, or set ICDRAT_DATA to the folder that has it")
+    files = sorted(folder.glob(FILES[source]))
+    if not files:
+        raise MissingFile(
+            f"{folder}: no {FILES[source]} here, which the source {source!r} needs; "
+            "leave the source out, or set ICDRAT_DATA to the folder that has it")
     return files[-1]
 
 # %% ../../../nbs/rationale/mention/20_lexicon.ipynb #86660673
@@ -156,7 +188,8 @@ def kept(
     folder:str|Path|None = None,   # where it is kept; None: $ICDRAT_CACHE or ~/.cache/icdrat
 ) -> Lexicon:                      # as it was made
     "A lexicon from its file, or made and kept"
-    file,key = Path(folder or os.environ.get('ICDRAT_CACHE') or Path.home()/'.cache/icdrat')/f'{name}.txt', _made_of(inputs)
+    place = Path(folder or os.environ.get('ICDRAT_CACHE') or Path.home()/'.cache/icdrat')
+    file,key = place/f'{name}.txt', _made_of(inputs)
     if file.is_file() and (read := _read(file, key)): return read
     made = lexicon()
     try:
@@ -181,13 +214,18 @@ def _read(file:Path, key:str) -> Lexicon|None:
         for line in lines:
             term,_,values = line.rstrip('\n').partition('\t')
             if not values or line[-1] != '\n': return None
-            if (cs := codes.get(values)) is None: cs = codes[values] = tuple(Code('icd10cm', v) for v in values.split(' '))
+            if (cs := codes.get(values)) is None:
+                cs = codes[values] = tuple(Code('icd10cm', v) for v in values.split(' '))
             terms[tuple(term.split(' '))] = cs
     return Lexicon(head[1], terms) if len(terms) == int(head[2]) else None
 
 # %% ../../../nbs/rationale/mention/20_lexicon.ipynb #e66af720
 SOURCES = ('tabular', 'index', 'doid', 'umls', 'snomed', 'abbreviations', 'training')
-_NAMES = dict(index=lambda f, language: index_names(f), doid=doid_names, umls=umls_names, snomed=lambda f, language: snomed_names(f))
+_NAMES = dict(
+    doid=doid_names,
+    umls=umls_names,
+    index=lambda file, language: index_names(file),
+    snomed=lambda file, language: snomed_names(file))
 
 class UnknownSource(BadInput): "No source of names is called so"
 class EmptySource(BadInput): "A source has no name for any listed code"
@@ -196,23 +234,35 @@ def _named(source:str, folder:str|Path|None, language:str, keep:str|Path|None) -
     "The lexicon of one source, except abbreviations and training"
     if source == 'tabular': return kept(tabular_lexicon, 'tabular', [], keep)
     file = source_file(source, folder)
-    made = kept(lambda: lexicon(f'mention_{source}', _NAMES[source](file, language)), f'{source}_{language}', [file, language], keep)
-    if not len(made): raise EmptySource(f"{file}: not one name in language {language!r} for a code of this year's tabular list; is it the right file?")
+    def make(): return lexicon(f'mention_{source}', _NAMES[source](file, language))
+    made = kept(make, f'{source}_{language}', [file, language], keep)
+    if not len(made):
+        raise EmptySource(
+            f"{file}: not one name in language {language!r} for a code of this year's tabular list; "
+            "is it the right file?")
     return made
 
+# %% ../../../nbs/rationale/mention/20_lexicon.ipynb #068a472a
 def lexicons(
     sources:Iterable[str] = ('tabular', 'index'), # of `SOURCES`
-    folder:str|Path|None = None,  # around the files; None: $ICDRAT_DATA
-    language:str = 'en',          # of the names, ISO 639-1
-    train:Corpus|None = None,     # the training notes, for the source training
-    codes:Iterable[Code]|None = None, # the only codes that will be asked; the tabular list then names these, by their descendants too
-    keep:str|Path|None = None,    # where lexicons are kept; None: $ICDRAT_CACHE or ~/.cache/icdrat
-) -> list[Lexicon]:               # in the order of `sources`
+    folder:str|Path|None = None,      # around the files; None: $ICDRAT_DATA
+    language:str = 'en',              # of the names, ISO 639-1
+    train:Corpus|None = None,         # the training notes, for the source training
+    codes:Iterable[Code]|None = None, # the only codes asked; the tabular list names these, by their descendants too
+    keep:str|Path|None = None,        # where lexicons are kept; None: $ICDRAT_CACHE or ~/.cache/icdrat
+) -> list[Lexicon]:                   # in the order of `sources`
     "The lexicons of several sources"
     sources = list(dict.fromkeys(sources))
-    if unknown := [s for s in sources if s not in SOURCES]: raise UnknownSource(f"no source {unknown[0]!r}; there are {', '.join(SOURCES)}")
-    if 'training' in sources and train is None: raise NotTraining("the source 'training' needs training notes; pass train=corpus.split('train')")
-    own = dict(training=lambda: training_lexicon(train)) | (dict(tabular=lambda: tabular_lexicon(codes)) if codes is not None else {})
-    made = {s:own[s]() if s in own else _named(s, folder, language, keep) for s in sources if s != 'abbreviations'}
-    if 'abbreviations' in sources: made['abbreviations'] = abbreviation_lexicon(expansions(source_file('abbreviations', folder)), [l for s,l in made.items() if s != 'training'])
+    unknown = [s for s in sources if s not in SOURCES]
+    if unknown: raise UnknownSource(f"no source {unknown[0]!r}; there are {', '.join(SOURCES)}")
+    if 'training' in sources and train is None:
+        raise NotTraining("the source 'training' needs training notes; pass train=corpus.split('train')")
+    made = {}
+    for s in sources:
+        if s == 'training': made[s] = training_lexicon(train)
+        elif s == 'tabular' and codes is not None: made[s] = tabular_lexicon(codes)
+        elif s != 'abbreviations': made[s] = _named(s, folder, language, keep)
+    if 'abbreviations' in sources:
+        known = [l for s,l in made.items() if s != 'training']
+        made['abbreviations'] = abbreviation_lexicon(expansions(source_file('abbreviations', folder)), known)
     return [made[s] for s in sources]

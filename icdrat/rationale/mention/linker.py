@@ -63,16 +63,19 @@ Term = tuple[str, ...]
 @dataclass(frozen=True, eq=False)
 class Lexicon:
     "Names of codes"
-    name:str                                                                # the source of what it finds
-    terms:dict[Term, tuple[Code, ...]] = field(default_factory=dict)        # from the keys of a name to its codes
-    spelled:dict[Term, frozenset[str]] = field(default_factory=dict)        # spellings that a term must have; any spelling where it is not listed
-    meanings:dict[Term, int] = field(default_factory=dict)                  # what a written form can stand for; 1 where it is not listed
+    name:str                                                          # the source of what it finds
+    terms:dict[Term, tuple[Code, ...]] = field(default_factory=dict)  # from the keys of a name to its codes
+    spelled:dict[Term, frozenset[str]] = field(default_factory=dict)  # spellings it must have; not listed: any
+    meanings:dict[Term, int] = field(default_factory=dict)            # what it can stand for; not listed: 1
     def __len__(self): return len(self.terms)
-    def __repr__(self): return f"Lexicon({self.name!r}, {len(self)} terms for {len({c for cs in self.terms.values() for c in cs})} codes)"
+    def __repr__(self):
+        codes = {c for cs in self.terms.values() for c in cs}
+        return f"Lexicon({self.name!r}, {len(self)} terms for {len(codes)} codes)"
 
 # %% ../../../nbs/rationale/mention/10_linker.ipynb #522434c4
-_STOP = frozenset(k for k in _all_keys("a al an and ambos as at bilateral both by con de del derecha derecho el en for from in is izquierda izquierdo la las left lo los no not o on or other "
-    "para por que right se sin su to un una unspecified with without y") if k)
+_STOP = frozenset(k for k in _all_keys(
+    "a al an and ambos as at bilateral both by con de del derecha derecho el en for from in is izquierda izquierdo "
+    "la las left lo los no not o on or other para por que right se sin su to un una unspecified with without y") if k)
 
 def term_of(
     name:str, # as it is written
@@ -118,6 +121,7 @@ def _trie(lexicons:Iterable[Lexicon]) -> dict:
             node.setdefault(None, []).append((lexicon, term))
     return root
 
+# %% ../../../nbs/rationale/mention/10_linker.ipynb #57dcd7bd
 def _longest(
     ks:list[str],   # one key a word; empty where it is passed over
     trie:dict,      # of one or more lexicons
@@ -149,9 +153,12 @@ def linked(
 ) -> tuple[Code, ...]:            # of the codes asked; empty where the name says nothing about them
     "The codes that a name of `code` is evidence for"
     if link not in LINKS: raise BadInput(f"link {link!r}: choose one of {', '.join(LINKS)}")
-    if link == 'category': return (category(code),) if asked is None else tuple(sorted(a for a in asked if category(a) == category(code)))
+    if link == 'category':
+        if asked is None: return (category(code),)
+        return tuple(sorted(a for a in asked if category(a) == category(code)))
     if link == 'ancestor':
-        if asked is None: raise NoCodesAsked("there are no codes to go up to; give codes_of, or space, the codes of a coder")
+        if asked is None:
+            raise NoCodesAsked("there are no codes to go up to; give codes_of, or space, the codes of a coder")
         while code is not None and code not in asked: code = parent(code)
         return (code,) if code else ()
     return (code,) if asked is None or code in asked else ()
@@ -180,18 +187,19 @@ class Linker:
     def __call__(self,
         text:str,                                      # one note
         speaks_for:Callable[[Code], tuple[Code, ...]], # the codes that a name of a code is evidence for
-        memo:dict|None=None,                           # what names say; keep it from text to text as long as `speaks_for` is the same
+        memo:dict|None=None,                           # what names say; keep it as long as `speaks_for` is the same
     ) -> list[tuple[Span, Said]]:                      # in reading order
         "The longest names, with the codes each is evidence for"
         places,memo = words(text),{} if memo is None else memo
         def take(hits, i, j):
             if (said := memo.get(id(hits))) is not None: return said
-            fits = [(l, t) for l,t in hits if t not in l.spelled or text[places[i, 0]:places[j-1, 1]] in l.spelled[t]]
-            said = _said(fits, speaks_for)
+            def as_spelled(l, t): return t not in l.spelled or text[places[i, 0]:places[j-1, 1]] in l.spelled[t]
+            said = _said([(l, t) for l,t in hits if as_spelled(l, t)], speaks_for)
             if not any(t in l.spelled for l,t in hits): memo[id(hits)] = said
             return said
         found = list(_longest(_all_keys(text), self._trie, take))
-        starts,ends = (places[[f[0] for f in found], 0].tolist(), places[[f[1]-1 for f in found], 1].tolist()) if found else ((), ())
+        if not found: return []
+        starts,ends = places[[i for i,*_ in found], 0].tolist(), places[[j-1 for _,j,_ in found], 1].tolist()
         return [(Span(s, e), said) for s,e,(*_,said) in zip(starts, ends, found)]
 
 def _said(fits:list[tuple[Lexicon, Term]], speaks_for:Callable[[Code], tuple[Code, ...]]) -> Said:
@@ -199,8 +207,9 @@ def _said(fits:list[tuple[Lexicon, Term]], speaks_for:Callable[[Code], tuple[Cod
     said = {}
     for l,t in fits:
         mine = dict.fromkeys([a for c in l.terms[t] for a in speaks_for(c)], ((l.name,), l.meanings.get(t, 1)))
-        if not said: said = mine
-        else: said |= {c:((*said[c][0], l.name), min(said[c][1], n)) if c in said else (own, n) for c,(own,n) in mine.items()}
+        for c,(own,n) in mine.items():
+            before,least = said.get(c, ((), n))
+            said[c] = (*before, *own), min(least, n)
     return said
 
 # %% ../../../nbs/rationale/mention/10_linker.ipynb #52e11b19
@@ -209,7 +218,10 @@ class NoCodesForNote(BadInput): "The codes of a note were not given"
 def _asked(note:Note, codes_of:dict[str, Iterable[Code]]|None, space:frozenset[Code]|None) -> frozenset[Code]|None:
     "The codes that count for a note"
     if codes_of is None: return space
-    if note.id not in codes_of: raise NoCodesForNote(f"{note.id}: codes_of has no entry for this note; give its codes, () if it has none, or leave codes_of out to find all codes")
+    if note.id not in codes_of:
+        raise NoCodesForNote(
+            f"{note.id}: codes_of has no entry for this note; give its codes, () if it has none, "
+            "or leave codes_of out to find all codes")
     return frozenset(codes_of[note.id])
 
 def _itself(code:Code) -> tuple[Code, ...]: return (code,)
@@ -234,7 +246,8 @@ def find(
             if (of := codes.get(c)) is None: of = codes[c] = linked(c, asked, link)
             return of
         speaks_for = _itself if asked is None and link == 'full' else looked_up
-        found += [Mention(note.id, span, c, sources, meanings) for span,said in linker(note.text, speaks_for, said_by) for c,(sources,meanings) in said.items()]
+        for span,said in linker(note.text, speaks_for, said_by):
+            found += [Mention(note.id, span, c, sources, meanings) for c,(sources,meanings) in said.items()]
     return found
 
 # %% ../../../nbs/rationale/mention/10_linker.ipynb #b58b610e
@@ -247,7 +260,11 @@ def as_rationales(
     "The mentions of each note and code as one rationale"
     spans = defaultdict(lambda: defaultdict(list))
     for m in found: spans[m.note_id][m.code].append(m.span)
-    return [mark(n, c, spans[n.id].get(c, ()), source) for n in notes for c in (spans[n.id] if codes_of is None else dict.fromkeys(codes_of[n.id]))]
+    rationales = []
+    for n in notes:
+        codes = spans[n.id] if codes_of is None else dict.fromkeys(codes_of[n.id])
+        rationales += [mark(n, c, spans[n.id].get(c, ()), source) for c in codes]
+    return rationales
 
 def mentions(
     notes:Iterable[Note],                          # any order
@@ -268,7 +285,10 @@ def write_mentions(
 ) -> None:
     "Mentions as JSON lines, without a word of the notes"
     with whole_file(path) as part, open(part, 'w', encoding='utf-8', newline='\n') as f:
-        for m in found: f.write(json.dumps(dict(note_id=m.note_id, span=[m.span.start, m.span.end], code=m.code.value, system=m.code.system, sources=m.sources, meanings=m.meanings, context=m.context))+'\n')
+        for m in found:
+            row = dict(note_id=m.note_id, span=[m.span.start, m.span.end], code=m.code.value, system=m.code.system,
+                       sources=m.sources, meanings=m.meanings, context=m.context)
+            f.write(json.dumps(row)+'\n')
 
 # %% ../../../nbs/rationale/mention/10_linker.ipynb #cdc01cad
 class LinkerCoder:
@@ -288,9 +308,11 @@ class LinkerCoder:
     ) -> Float[np.ndarray, "notes codes"]: # 1 where a name is found, else 0
         "Which codes are named in each text"
         if operator not in OPERATORS: raise UnknownOperator(f"{operator!r}: choose one of {', '.join(OPERATORS)}")
-        notes = [Note(str(n), _erase(t, s, operator)) for n,(t,s) in enumerate(zip(texts, erased or [()]*len(texts), strict=True))]
+        erased = erased or [()]*len(texts)
+        notes = [Note(str(n), _erase(t, s, operator)) for n,(t,s) in enumerate(zip(texts, erased, strict=True))]
         answer,column = np.zeros((len(texts), len(self.codes))), {c:n for n,c in enumerate(self.codes)}
-        for m in self.keep(notes, find(notes, self.linker, space=self.codes, link=self.link, progress=False)): answer[int(m.note_id), column[m.code]] = 1
+        found = find(notes, self.linker, space=self.codes, link=self.link, progress=False)
+        for m in self.keep(notes, found): answer[int(m.note_id), column[m.code]] = 1
         return answer
 
 def _erase(text:str, spans:Iterable[Span], operator:str) -> str:

@@ -25,7 +25,15 @@ def codes_for(
 # %% ../../../nbs/rationale/mention/60_pipelines.ipynb #8d30d1b6
 class OtherText(BadInput): "The pipeline has read another text than the note"
 
-def _mentions(note:Note, span:Span, candidates:Iterable[tuple[str, float]], codes_of_id:dict, source:str, context:tuple[str, ...], link:str) -> Iterator[Mention]:
+def _mentions(
+    note:Note,
+    span:Span,                                # the place
+    candidates:Iterable[tuple[str, float]],   # identifiers and scores
+    codes_of_id:dict[str, tuple[Code, ...]],  # what identifiers stand for
+    source:str,                               # of the mentions
+    context:tuple[str, ...],                  # of `CONTEXTS`
+    link:str,                                 # full, or category
+) -> Iterator[Mention]:
     "The mentions of one place, from identifiers and scores"
     known = [(score, codes) for id,score in candidates if (codes := codes_for(id, codes_of_id))]
     best = max((score for score,_ in known), default=0)
@@ -33,35 +41,59 @@ def _mentions(note:Note, span:Span, candidates:Iterable[tuple[str, float]], code
     return (Mention(note.id, span, c, (source,), len(codes), context) for c in codes)
 
 # %% ../../../nbs/rationale/mention/60_pipelines.ipynb #0e493a07
-_SAID = dict(negated=('is_negated', 'negex'), family=('is_family',), hypothetical=('is_hypothetical',), historical=('is_historical',))
+_SAID = dict(negated=('is_negated', 'negex'), family=('is_family',), hypothetical=('is_hypothetical',),
+             historical=('is_historical',))
 
 def _candidates(entity) -> list[tuple[str, float]]:
     "Identifiers and scores of a spaCy entity"
     more = getattr(entity, '_', None)
-    scored = getattr(more, 'kb_ents', None) or [(e.cui, getattr(e, 'similarity', 1.)) for e in getattr(more, 'umls_ents', None) or ()]
+    scored = getattr(more, 'kb_ents', None)
+    if not scored: scored = [(e.cui, getattr(e, 'similarity', 1.)) for e in getattr(more, 'umls_ents', None) or ()]
     plain = [getattr(entity, 'ent_id_', ''), getattr(entity, 'kb_id_', ''), getattr(more, 'cui', '')]
     return [(id, float(score)) for id,score in scored] + [(str(i), 1.) for i in dict.fromkeys(plain) if i]
 
 def from_spacy(
     doc,                                      # a spaCy Doc with `text` and `ents`
     note:Note,                                # what it was made from
-    codes_of_id:dict[str, tuple[Code, ...]],  # by CUI or SNOMED CT identifier; {} for a pipeline that links to ICD-10-CM
+    codes_of_id:dict[str, tuple[Code, ...]],  # by CUI or SNOMED CT identifier; {} for a pipeline that links to codes
     source:str = 'spacy',                     # of the mentions
     least:float = 0.,                         # candidates below this score are passed over
     link:str = 'full',                        # full, or category
 ) -> list[Mention]:                           # in the order of the entities
     "The entities of a spaCy pipeline as mentions (scispaCy, medspaCy, negspaCy, QuickUMLS)"
-    if doc.text != note.text: raise OtherText(f"{note.id}: the document has {len(doc.text)} characters and the note {len(note)}, or they differ; give the pipeline note.text as it is")
+    if doc.text != note.text:
+        raise OtherText(
+            f"{note.id}: the document has {len(doc.text)} characters and the note {len(note)}, or they differ; "
+            "give the pipeline note.text as it is")
     found = []
     for e in doc.ents:
-        context = tuple(c for c in CONTEXTS if any(getattr(getattr(e, '_', None), a, False) for a in _SAID[c]))
-        found += _mentions(note, Span(e.start_char, e.end_char), [(i, s) for i,s in _candidates(e) if s >= least], codes_of_id, source, context, link)
+        more = getattr(e, '_', None)
+        context = tuple(c for c in CONTEXTS if any(getattr(more, a, False) for a in _SAID[c]))
+        candidates = [(i, s) for i,s in _candidates(e) if s >= least]
+        found += _mentions(note, Span(e.start_char, e.end_char), candidates, codes_of_id, source, context, link)
     return found
 
 # %% ../../../nbs/rationale/mention/60_pipelines.ipynb #fc32ac65
-_META = {('Presence', 'False'):'negated', ('Presence', 'Not present (False)'):'negated', ('Negation', 'Yes'):'negated', ('Presence', 'Hypothetical'):'hypothetical', ('Presence', 'Hypothetical (N/A)'):'hypothetical',
-    ('Subject', 'Family'):'family', ('Subject', 'Relative'):'family', ('Subject', 'Other'):'family', ('Experiencer', 'Family'):'family', ('Experiencer', 'Other'):'family', ('Time', 'Past'):'historical'}
+_META = {
+    ('Presence', 'False'):'negated', ('Presence', 'Not present (False)'):'negated', ('Negation', 'Yes'):'negated',
+    ('Presence', 'Hypothetical'):'hypothetical', ('Presence', 'Hypothetical (N/A)'):'hypothetical',
+    ('Subject', 'Family'):'family', ('Subject', 'Relative'):'family', ('Subject', 'Other'):'family',
+    ('Experiencer', 'Family'):'family', ('Experiencer', 'Other'):'family', ('Time', 'Past'):'historical'}
 
+def _by_medcat(entity:dict, note:Note, codes_of_id:dict[str, tuple[Code, ...]]) -> tuple[list[str], tuple[str, ...]]:
+    "The identifiers of an entity, and its context"
+    start,end = entity['start'], entity['end']
+    words = note.text[start:end]
+    if end > len(note) or entity.get('source_value', words) != words:
+        raise OtherText(
+            f"{note.id}: an entity ends at {end} or has other words than the note there; "
+            "give MedCAT note.text as it is")
+    own = [c['chapter'] if isinstance(c, dict) else str(c) for c in entity.get('icd10') or ()]
+    ids = [entity['cui']] if codes_for(entity['cui'], codes_of_id) else own
+    said = {_META.get((a.get('name', n), str(a['value']))) for n,a in (entity.get('meta_anns') or {}).items()}
+    return ids, tuple(c for c in CONTEXTS if c in said)
+
+# %% ../../../nbs/rationale/mention/60_pipelines.ipynb #ed5157dd
 def from_medcat(
     answer:dict,                              # what `cat.get_entities(note.text)` gives
     note:Note,                                # what was read
@@ -71,12 +103,13 @@ def from_medcat(
     link:str = 'full',                        # full, or category
 ) -> list[Mention]:                           # in reading order
     "The entities of MedCAT as mentions (Kraljevic et al. 2021)"
-    if not isinstance(answer, dict) or not isinstance(answer.get('entities'), dict): raise BadInput(f"{note.id}: MedCAT's answer has no 'entities'; pass what cat.get_entities(note.text) gives, for one note")
+    if not isinstance(answer, dict) or not isinstance(answer.get('entities'), dict):
+        raise BadInput(
+            f"{note.id}: MedCAT's answer has no 'entities'; "
+            "pass what cat.get_entities(note.text) gives, for one note")
     found = []
     for e in sorted(answer['entities'].values(), key=lambda e: (e['start'], e['end'])):
-        if e['end'] > len(note) or e.get('source_value', note.text[e['start']:e['end']]) != note.text[e['start']:e['end']]: raise OtherText(f"{note.id}: an entity ends at {e['end']} or has other words than the note there; give MedCAT note.text as it is")
-        own = [c['chapter'] if isinstance(c, dict) else str(c) for c in e.get('icd10') or ()]
-        ids = [e['cui']] if codes_for(e['cui'], codes_of_id) else own
-        said = {_META.get((a.get('name', n), str(a['value']))) for n,a in (e.get('meta_anns') or {}).items()}
-        if e.get('acc', 1.) >= least: found += _mentions(note, Span(e['start'], e['end']), [(i, 1.) for i in ids], codes_of_id, source, tuple(c for c in CONTEXTS if c in said), link)
+        ids,context = _by_medcat(e, note, codes_of_id)
+        if e.get('acc', 1.) < least: continue
+        found += _mentions(note, Span(e['start'], e['end']), [(i, 1.) for i in ids], codes_of_id, source, context, link)
     return found

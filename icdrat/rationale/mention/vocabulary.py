@@ -25,19 +25,33 @@ def table(
 ) -> Iterator[tuple[int, list[str]]]:      # line number from 1, and the values of the columns
     "The lines of a table"
     file = Path(file)
-    if not file.is_file(): raise MissingFile(f"{file}: {'this is a folder, name a file in it' if file.is_dir() else 'no such file'}")
+    if not file.is_file():
+        raise MissingFile(f"{file}: {'this is a folder, name a file in it' if file.is_dir() else 'no such file'}")
     try:
         with (gzip.open if file.suffix == '.gz' else open)(file, 'rt', encoding='utf-8-sig', newline='\n') as lines:
             header = names or tuple(next(lines, '').rstrip('\r\n').split(sep))
-            if missing := [c for c in columns if c not in header]: raise BrokenFile(f"{file}, line 1: no column {missing[0]!r}; it needs {', '.join(columns)} with {'tabs' if sep == chr(9) else sep} between them; is this the right file?")
-            at,n_columns = [header.index(c) for c in columns], len(header)
+            at,n_columns = _places(file, columns, header, sep), len(header)
             for n,line in enumerate(lines, 1 if names else 2):
                 values = line.rstrip('\r\n').split(sep)
-                if len(values) != n_columns: raise BadLine(f"{file}, line {n}: {len(values)} columns instead of {n_columns}; was the file cut off, or saved by another program?")
+                if len(values) != n_columns:
+                    raise BadLine(
+                        f"{file}, line {n}: {len(values)} columns instead of {n_columns}; "
+                        "was the file cut off, or saved by another program?")
                 yield n, [values[i] for i in at]
     except UnicodeDecodeError as e: raise BrokenFile(f"{file}: not UTF-8 at byte {e.start}; save it as UTF-8") from None
-    except (EOFError, gzip.BadGzipFile, zlib.error): raise BrokenFile(f"{file}: the gzip file is cut off or damaged; fetch it again") from None
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        raise BrokenFile(f"{file}: the gzip file is cut off or damaged; fetch it again") from None
 
+def _places(file:Path, columns:tuple[str, ...], header:tuple[str, ...], sep:str) -> list[int]:
+    "Where the columns that are needed stand in the header"
+    missing = [c for c in columns if c not in header]
+    if missing:
+        raise BrokenFile(
+            f"{file}, line 1: no column {missing[0]!r}; it needs {', '.join(columns)} "
+            f"with {'tabs' if sep == chr(9) else sep} between them; is this the right file?")
+    return [header.index(c) for c in columns]
+
+# %% ../../../nbs/rationale/mention/40_vocabulary.ipynb #b9e3b13a
 def _code(value:str) -> Code|None:
     "A listed code; None where the tabular list of this year lacks it"
     value = value.strip().rstrip('?').rstrip('.')
@@ -45,7 +59,7 @@ def _code(value:str) -> Code|None:
 
 # %% ../../../nbs/rationale/mention/40_vocabulary.ipynb #80e30e63
 def doid_names(
-    file:str|Path,         # icd10cm, doid, lang, scope, text; from a release of the Disease Ontology (Schriml et al. 2022)
+    file:str|Path,         # icd10cm, doid, lang, scope, text; of the Disease Ontology (Schriml et al. 2022)
     language:str = 'en',   # ISO 639-1
 ) -> Iterator[tuple[str, Code]]: # a name and its code
     "Labels and synonyms of the Human Disease Ontology"
@@ -81,7 +95,8 @@ def umls_names(
     "Names that share a concept of the UMLS with a code (Bodenreider 2004)"
     ids = umls_ids(file)
     for _,(cui,lat,string,suppress) in table(file, ('CUI', 'LAT', 'STR', 'SUPPRESS'), MRCONSO, '|'):
-        if cui in ids and suppress == 'N' and lat == LANGUAGES.get(language): yield from ((string, c) for c in ids[cui])
+        if cui in ids and suppress == 'N' and lat == LANGUAGES.get(language):
+            yield from ((string, c) for c in ids[cui])
 
 # %% ../../../nbs/rationale/mention/40_vocabulary.ipynb #58f9fd89
 _MAP = ('active', 'referencedComponentId', 'mapRule', 'mapTarget')
@@ -89,7 +104,8 @@ _MAP = ('active', 'referencedComponentId', 'mapRule', 'mapTarget')
 def _mapped(file:str|Path, *more:str) -> Iterator[tuple[str, Code, list[str]]]:
     "Concept, code and further columns of the lines that need no condition"
     for _,(active,concept,rule,value,*rest) in table(file, _MAP + more):
-        if active == '1' and rule in ('TRUE', 'OTHERWISE TRUE') and value and (code := _code(value)): yield concept, code, rest
+        unconditional = active == '1' and rule in ('TRUE', 'OTHERWISE TRUE')
+        if unconditional and value and (code := _code(value)): yield concept, code, rest
 
 def snomed_ids(
     file:str|Path, # the human-readable map, tls_Icd10cmHumanReadableMap_….tsv, or the refset of a release
