@@ -29,7 +29,7 @@ $(PROFILE).e2_rationales += -p one_code=true -p window=6 -p shots=2
 $(PROFILE).e3_student += -p teacher=llm
 endif
 
-ifeq ($(filter $(PROFILE),$(PROFILES)),)
+ifneq ($(words $(PROFILE)) $(filter $(PROFILES),$(PROFILE)),1 $(PROFILE))
 $(error There is no profile '$(PROFILE)'; choose one of: $(PROFILES))
 endif
 
@@ -92,10 +92,13 @@ $(EXPERIMENTS:%=$(RUNS)/%.ipynb): $(RUNS)/%.ipynb: nbs/experiments/%.ipynb $(RUN
 $(PAPER:%=$(RUNS)/%.ipynb): $(RUNS)/%.ipynb: nbs/paper/%.ipynb $(RUNS)/parameters .venv/ready $(gone)
 	@$(run)
 
-# changes when a parameter, or the language model's server, is another one than last time
+# changes when a parameter, the corpora or the language model's server are others than last time. What a person sets is
+# read by the shell and never written into its commands, and only a checksum of it is kept: an address may hold a key.
+GIVEN = "$$ICDRAT_DATA" "$$ICDRAT_LLM_URL" "$$ICDRAT_LLM_MODEL"
 $(RUNS)/parameters: FORCE
 	@mkdir -p $(RUNS)
-	@echo '$(foreach e,$(EXPERIMENTS),$($(PROFILE).$e)) $(ICDRAT_DATA) $(ICDRAT_LLM_URL) $(ICDRAT_LLM_MODEL)' > $@.now
+	@echo '$(foreach e,$(EXPERIMENTS),$($(PROFILE).$e))' > $@.now
+	@printf '%s\n' $(GIVEN) | cksum >> $@.now
 	@cmp -s $@.now $@ && rm $@.now || mv $@.now $@
 
 # ---- the site: every notebook a page, in _docs; with Quarto where it is installed ----
@@ -124,8 +127,8 @@ test: .venv/ready
 
 # ---- a small language model on this machine, for those who want one: see llm/README.md ----
 QWEN     := data/llm/qwen2.5-coder-1.5b-instruct-q4_k_m.gguf
-GGUF     ?= $(QWEN)
-LLM_PORT ?= 8000
+export GGUF     ?= $(QWEN)
+export LLM_PORT ?= 8000
 
 data/llm/server: settings.ini constraints.txt .venv/ready
 	@echo "Building llama.cpp's server (about five minutes, once)"
@@ -134,9 +137,9 @@ data/llm/server: settings.ini constraints.txt .venv/ready
 
 # made and verified before it is used, whether it was there or not
 llm: data/llm/server
-	@$(if $(filter $(QWEN),$(GGUF)),$(BIN)/python llm/model.py $(GGUF))
+	@if [ "$$GGUF" = $(QWEN) ]; then $(BIN)/python llm/model.py $(QWEN); fi
 	@echo 'In another terminal:  . llm/env.sh   and then   icdrat rationales prompt …   (Ctrl-C ends the server)'
-	$(BIN)/python -m llama_cpp.server --model $(GGUF) --model_alias qwen2.5-coder-1.5b --host 127.0.0.1 --port $(LLM_PORT) --n_ctx 4096 --logits_all false --verbose false $(LLM_ARGS)
+	$(BIN)/python -m llama_cpp.server --model "$$GGUF" --model_alias qwen2.5-coder-1.5b --host 127.0.0.1 --port "$$LLM_PORT" --n_ctx 4096 --logits_all false --verbose false $(LLM_ARGS)
 
 # ---- for authors: write the modules, run every library notebook, clean, write the readme ----
 notebooks: .venv/ready

@@ -16,11 +16,14 @@ from typing import Callable, Iterable, Iterator, NamedTuple
 from urllib.parse import unquote
 
 from ..codes import UnknownCode, icd
-from .annotation import BadExport, ChangedText, Contradiction, annotator, brat_code, brat_line, brat_marks, exported_tasks, region_marks, sorted_spans
+from icdrat.data.annotation import (
+    BadExport, ChangedText, Contradiction, annotator, brat_code, brat_line, brat_marks, exported_tasks, region_marks,
+    sorted_spans)
 from .codiesp import KINDS
 from .corpus import Corpus, UnknownNote
 from .eraser import eraser_row
-from .exchange import BadLine, BrokenFile, MissingFile, check_words, explanation, parsed, rationale, text_lines
+from .exchange import (
+    BadLine, BrokenFile, MissingFile, check_words, explanation, parsed, rationale, text_lines)
 from .mdace import CODE_SYSTEMS
 from ..text import merge_spans
 from ..types import LEVELS, SYSTEMS, BadInput, Code, Explanation, Note, Rationale, Span, check_inside
@@ -37,9 +40,11 @@ def foreign_code(
 ) -> Code:                  # with its dot
     "The code that a field holds"
     if system not in SYSTEMS: raise NotACode(f"the classification is not one of {', '.join(SYSTEMS)}")
-    if not isinstance(value, str) or not re.fullmatch(r'[A-Za-z0-9.]{3,8}', value.strip()): raise NotACode("where the code should be is no code (3 to 8 letters, digits and a dot); are columns swapped?")
-    if (code := Code(system, value.strip().upper())) in known: return code
-    return icd(value, system)
+    if not isinstance(value, str) or not re.fullmatch(r'[A-Za-z0-9.]{3,8}', value.strip()):
+        raise NotACode(
+            "where the code should be is no code (3 to 8 letters, digits and a dot); are columns swapped?")
+    code = Code(system, value.strip().upper())
+    return code if code in known else icd(value, system)
 
 # %% ../../nbs/data/75_foreign.ipynb #c2598b76
 def _named(path:Path) -> str: return path.name.split('.')[0]
@@ -47,7 +52,8 @@ def _named(path:Path) -> str: return path.name.split('.')[0]
 def _exchange(line:str, where:str, source:str) -> list[Rationale|Explanation]:
     row = parsed(line, where, ['note_id', 'code'])
     system = row.get('system', 'icd10cm')
-    foreign_code(row['code'], system, [Code(system, row['code'].upper())] if row.get('unlisted') is True and system in SYSTEMS else ())
+    unlisted = row.get('unlisted') is True and system in SYSTEMS
+    foreign_code(row['code'], system, [Code(system, row['code'].upper())] if unlisted else ())
     if row.get('level', 'mention') not in LEVELS: raise BadLine(f"the level is not one of {', '.join(LEVELS)}")
     if 'spans' in row: return [rationale(row, source)]
     if 'scores' in row and 'offsets' in row: return [explanation(row, source)]
@@ -55,37 +61,52 @@ def _exchange(line:str, where:str, source:str) -> list[Rationale|Explanation]:
 
 def _eraser(line:str, where:str, note_of:Callable[[str], Note], source:str) -> list[Rationale|Explanation]:
     row = parsed(line, where)
-    if 'rationales' not in row and 'evidences' not in row: raise BadLine("no field 'rationales' and no field 'evidences'; a line of ERASER has one of them")
+    if 'rationales' not in row and 'evidences' not in row:
+        raise BadLine("no field 'rationales' and no field 'evidences'; a line of ERASER has one of them")
     return list(eraser_row(row, note_of, source))
 
 def exchange_lines(path:Path, corpus:Corpus, source:str|None) -> Iterator[Line]:
     "Our JSON lines"
-    for n,line in text_lines(path): yield (where := f"{path}, line {n}"), partial(_exchange, line, where, source or _named(path))
+    for n,line in text_lines(path):
+        where = f"{path}, line {n}"
+        yield where, partial(_exchange, line, where, source or _named(path))
 
 def eraser_lines(path:Path, corpus:Corpus, source:str|None) -> Iterator[Line]:
     "JSON lines of ERASER"
     note_of = lru_cache(1000)(corpus.note)
-    for n,line in text_lines(path): yield (where := f"{path}, line {n}"), partial(_eraser, line, where, note_of, source or _named(path))
+    for n,line in text_lines(path):
+        where = f"{path}, line {n}"
+        yield where, partial(_eraser, line, where, note_of, source or _named(path))
 
 # %% ../../nbs/data/75_foreign.ipynb #62216d0b
 _OFFSETS = re.compile(r'\d{1,9} \d{1,9}(;\d{1,9} \d{1,9})*')
 
 def _codiesp(line:str, codes:dict[str, tuple[Code, ...]], source:str) -> list[Rationale]:
     fields = line.rstrip('\r\n').split('\t')
-    if len(fields) not in (4, 5): raise BadLine(f"{len(fields)} columns, parted by tabs; gold has 5 (note, kind, code, words, offsets), predictions have 4 (note, offsets, kind, code)")
-    id,kind,code,offsets = (fields[i] for i in ((0, 1, 2, 4) if len(fields) == 5 else (0, 2, 3, 1)))
+    if len(fields) not in (4, 5):
+        raise BadLine(
+            f"{len(fields)} columns, parted by tabs; gold has 5 (note, kind, code, words, offsets), "
+            "predictions have 4 (note, offsets, kind, code)")
+    gold = len(fields) == 5
+    id,kind,code,offsets = (fields[i] for i in ((0, 1, 2, 4) if gold else (0, 2, 3, 1)))
     systems = {word:system for _,word,system in KINDS.values()}
-    if kind not in systems: raise BadLine(f"column {2 if len(fields) == 5 else 3} is not {' or '.join(systems)}; is this a header? remove it")
-    if not _OFFSETS.fullmatch(offsets := offsets.strip()): raise BadLine(f"column {5 if len(fields) == 5 else 2} must hold offsets, 'start end' or 'start end;start end'")
+    if kind not in systems:
+        raise BadLine(f"column {2 if gold else 3} is not {' or '.join(systems)}; is this a header? remove it")
+    offsets = offsets.strip()
+    if not _OFFSETS.fullmatch(offsets):
+        raise BadLine(f"column {5 if gold else 2} must hold offsets, 'start end' or 'start end;start end'")
     pairs = [tuple(map(int, p.split())) for p in offsets.split(';')]
     spans = [Span(*p) for p in pairs if p[0] != p[1]] or [Span(*pairs[0])]
     return [Rationale(id, foreign_code(code, systems[kind], codes.get(id, ())), merge_spans(spans), source)]
 
 def codiesp_lines(path:Path, corpus:Corpus, source:str|None) -> Iterator[Line]:
     "A table of CodiEsp-X, gold or predicted"
-    for n,line in text_lines(path): yield f"{path}, line {n}", partial(_codiesp, line, corpus.codes, source or _named(path))
+    for n,line in text_lines(path):
+        yield f"{path}, line {n}", partial(_codiesp, line, corpus.codes, source or _named(path))
 
 # %% ../../nbs/data/75_foreign.ipynb #fb7c8615
+def _raise(e:BadInput): raise e
+
 def _whole_json(path:Path):
     "What a JSON file holds"
     try: return json.loads(path.read_bytes().decode())
@@ -101,41 +122,72 @@ def _mdace(note_id, a:dict, source:str) -> list[Rationale]:
     except UnknownCode: code = Code(system, value.strip().upper())
     return [Rationale(str(note_id), code, [Span(a['begin'], a['end'])], source)]
 
+def _chart(file:Path) -> list[tuple[str, object, dict]]:
+    "Where each annotation of a chart stands, the id of its note, and the annotation"
+    made = []
+    for n,note in enumerate(_whole_json(file)['notes'], 1):
+        for k,a in enumerate(note['annotations'], 1):
+            id = note['note_id']
+            made.append((f"{file}, note {id if type(id) in (int, str) else n}, annotation {k}", id, a))
+    return made
+
 def mdace_lines(path:Path, corpus:Corpus, source:str|None) -> Iterator[Line]:
     "A chart of MDACE, or a folder of charts"
     for file in sorted(path.glob('*.json')) if path.is_dir() else [path]:
-        try: made = [(n, k, note['note_id'], a) for n,note in enumerate(_whole_json(file)['notes'], 1) for k,a in enumerate(note['annotations'], 1)]
+        try: made = _chart(file)
         except BrokenFile as e: yield str(file), partial(_raise, e)
-        except (KeyError, TypeError): yield str(file), partial(_raise, BadLine(f"{file}: a chart needs notes, and each of them note_id and annotations"))
+        except (KeyError, TypeError):
+            wrong = BadLine(f"{file}: a chart needs notes, and each of them note_id and annotations")
+            yield str(file), partial(_raise, wrong)
         else:
-            for n,k,id,a in made: yield f"{file}, note {id if type(id) in (int, str) else n}, annotation {k}", partial(_mdace, id, a, source or _named(path))
-
-def _raise(e:BadInput): raise e
+            for where,id,a in made: yield where, partial(_mdace, id, a, source or _named(path))
 
 # %% ../../nbs/data/75_foreign.ipynb #bcda81ef
 def _region(r:dict, note:Note, known:tuple[Code, ...], who:str) -> list[Rationale]:
-    if r.get('type') in ('labels', 'hypertextlabels') and r.get('from_name') not in LEVELS: r = r | dict(from_name='mention')
-    return [Rationale(note.id, foreign_code(code.value, code.system, known), [span] if span else [], who, level) for code,level,span in region_marks(r)]
+    if r.get('type') in ('labels', 'hypertextlabels') and r.get('from_name') not in LEVELS:
+        r = r | dict(from_name='mention')
+    return [Rationale(note.id, foreign_code(code.value, code.system, known), [span] if span else [], who, level)
+            for code,level,span in region_marks(r)]
+
+def _task(task:dict, corpus:Corpus) -> tuple[Note, list[dict]]:
+    "The note of a task, and its sets of regions"
+    id = task['data'].get('note_id')
+    try: note = corpus.note(id if isinstance(id, str) else None)
+    except UnknownNote as e: raise UnknownNote(f"{e}; the data of a task needs its note_id") from None
+    if task['data'].get('text') != note.text:
+        raise ChangedText(f"the text is not that of note {id!r}; was it annotated on another edition?")
+    sets = task.get('annotations') or task.get('predictions') or []
+    whole = isinstance(sets, list) and all(isinstance(a, dict) and isinstance(a.get('result'), list) for a in sets)
+    if not whole: raise BadExport("a set of regions lacks its result; export again, as JSON")
+    return note, sets
 
 def labelstudio_lines(path:Path, corpus:Corpus, source:str|None) -> Iterator[Line]:
     "The JSON export of Label Studio, region by region"
     seen = set()
-    for n,t in enumerate(exported_tasks(path), 1):
-        where,id = f"{path}, task {t.get('id', n)}", t['data'].get('note_id')
-        try: note = corpus.note(id if isinstance(id, str) else None)
-        except UnknownNote as e: yield where, partial(_raise, UnknownNote(f"{e}; the data of a task needs its note_id")); continue
-        if t['data'].get('text') != note.text: yield where, partial(_raise, ChangedText(f"the text is not that of note {id!r}; was it annotated on another edition?")); continue
-        sets = t.get('annotations') or t.get('predictions') or []
-        if not isinstance(sets, list) or not all(isinstance(a, dict) and isinstance(a.get('result'), list) for a in sets): yield where, partial(_raise, BadExport("a set of regions lacks its result; export again, as JSON")); continue
-        for a in sets:
-            if a.get('was_cancelled'): continue
-            if (key := (id, who := annotator(a, source))) in seen: yield where, partial(_raise, Contradiction(f"{who!r} has two annotations of note {id!r}; delete one, or do not give both the same name")); continue
-            seen.add(key)
-            for k,r in enumerate(a['result'], 1): yield f"{where}, region {k}", partial(_region, r, note, corpus.codes[id], who)
+    for n,task in enumerate(exported_tasks(path), 1):
+        where = f"{path}, task {task.get('id', n)}"
+        try: note,sets = _task(task, corpus)
+        except (UnknownNote, ChangedText, BadExport) as e:
+            yield where, partial(_raise, e)
+            continue
+        for a in (a for a in sets if not a.get('was_cancelled')):
+            who = annotator(a, source)
+            if (note.id, who) in seen:
+                yield where, partial(_raise, Contradiction(
+                    f"{who!r} has two annotations of note {note.id!r}; "
+                    "delete one, or do not give both the same name"))
+                continue
+            seen.add((note.id, who))
+            for k,r in enumerate(a['result'], 1):
+                yield f"{where}, region {k}", partial(_region, r, note, corpus.codes[note.id], who)
 
 # %% ../../nbs/data/75_foreign.ipynb #aecfa48e
-def _mark(kind:str, level:str, places:list[Span|None], id:str, known:tuple[Code, ...], source:str) -> list[Rationale]:
-    if not re.fullmatch(r'(\w+-)?\w{3,8}', kind) or level not in LEVELS: raise NotACode("a mark needs a type such as E11_9 or icd10cm-E11_9, and a level that is mention, context or sentence")
+def _mark(
+    kind:str, level:str, places:list[Span|None], id:str, known:tuple[Code, ...], source:str,
+) -> list[Rationale]:
+    if not re.fullmatch(r'(\w+-)?\w{3,8}', kind) or level not in LEVELS:
+        raise NotACode(
+            "a mark needs a type such as E11_9 or icd10cm-E11_9, and a level that is mention, context or sentence")
     code = brat_code(kind)
     return [Rationale(id, foreign_code(code.value, code.system, known), [s for s in places if s], source, level)]
 
@@ -144,49 +196,64 @@ def _ann(file:Path, corpus:Corpus) -> tuple[Note, list[str]]:
     note,txt = corpus.note(unquote(file.stem)), file.with_suffix('.txt')
     try: text,marks = txt.read_bytes().decode() if txt.is_file() else None, file.read_bytes().decode()
     except UnicodeDecodeError: raise BrokenFile(f"{file} or its text is not UTF-8; copy it again") from None
-    if text != note.text: raise ChangedText(f"{txt.name} is not the text of note {note.id!r}; were line endings converted, or is the file gone?")
+    if text != note.text:
+        raise ChangedText(
+            f"{txt.name} is not the text of note {note.id!r}; were line endings converted, or is the file gone?")
     return note, marks.split('\n')
 
 def brat_lines(path:Path, corpus:Corpus, source:str|None) -> Iterator[Line]:
     "A folder of brat, mark by mark"
     for file in sorted(path.glob('*.ann')):
         try: note,lines = _ann(file, corpus)
-        except BadInput as e: yield str(file), partial(_raise, e); continue
+        except BadInput as e:
+            yield str(file), partial(_raise, e)
+            continue
         good = {}
         for n,line in enumerate(lines, 1):
             try: good[n] = brat_line(line, f"{file}, line {n}") if line.strip() else ()
             except BadExport as e: yield f"{file}, line {n}", partial(_raise, e)
         at = {s[1]:n for n,s in good.items() if s[:1] == ('T',)}
+        mine = corpus.codes[note.id], source or _named(path)
         for id,kind,level,places in brat_marks(note.text, good.values()):
-            yield f"{file}, line {at[id]}", partial(_mark, kind, level, places, note.id, corpus.codes[note.id], source or _named(path))
+            yield f"{file}, line {at[id]}", partial(_mark, kind, level, places, note.id, *mine)
 
 # %% ../../nbs/data/75_foreign.ipynb #aeaa51f8
 class UnknownForm(BadInput): "It cannot be told in which form a file is"
 
-FORMS = dict(exchange=(exchange_lines, None), eraser=(eraser_lines, None), codiesp=(codiesp_lines, merge_spans),
-    mdace=(mdace_lines, merge_spans), labelstudio=(labelstudio_lines, sorted_spans), brat=(brat_lines, sorted_spans)) # how to read, how to join the spans of one pair
+FORMS = dict( # how to read, how to join the spans of one pair
+    exchange=(exchange_lines, None), eraser=(eraser_lines, None),
+    codiesp=(codiesp_lines, merge_spans), mdace=(mdace_lines, merge_spans),
+    labelstudio=(labelstudio_lines, sorted_spans), brat=(brat_lines, sorted_spans))
 
-_FIELDS = dict(spans='exchange', scores='exchange', rationales='eraser', evidences='eraser', hadm_id='mdace', notes='mdace') # telling fields
-_SAID   = re.compile(r'"(spans|scores|rationales|evidences|hadm_id)"\s*:')
+_FIELDS = dict( # telling fields
+    spans='exchange', scores='exchange', rationales='eraser', evidences='eraser', hadm_id='mdace', notes='mdace')
+_SAID = re.compile(r'"(spans|scores|rationales|evidences|hadm_id)"\s*:')
+
+def _folder_form(path:Path) -> str:
+    "The form of a folder, by the files in it"
+    for form,files in dict(brat='*.ann', mdace='*.json').items():
+        if any(path.glob(files)): return form
+    raise UnknownForm(
+        f"{path}: a folder without .ann files (brat) and without .json files (MDACE); name a file in it")
 
 def form_of(
     path:str|Path, # of a file or folder
 ) -> str:          # a key of `FORMS`
     "The form of a file or folder, by its content"
-    path,named = Path(path), f"name it, one of {', '.join(FORMS)}"
+    path = Path(path)
     if not path.exists(): raise MissingFile(f"{path}: no such file or folder")
-    if path.is_dir():
-        for form,files in dict(brat='*.ann', mdace='*.json').items():
-            if any(path.glob(files)): return form
-        raise UnknownForm(f"{path}: a folder without .ann files (brat) and without .json files (MDACE); name a file in it")
-    if path.suffix == '.ann': raise UnknownForm(f"{path}: for brat, name the folder, since the text beside it is needed too")
+    if path.is_dir(): return _folder_form(path)
+    if path.suffix == '.ann':
+        raise UnknownForm(f"{path}: for brat, name the folder, since the text beside it is needed too")
     for _,line in zip(range(20), text_lines(path)):
         line = line[1].lstrip('\ufeff \t')
         if line.startswith('['): return 'labelstudio'
-        if m := _SAID.search(line): return _FIELDS[m[1]]
+        field = _SAID.search(line)
+        if field: return _FIELDS[field[1]]
         if line.rstrip().count('\t') in (3, 4) and line[0] not in '{"': return 'codiesp'
-    if path.suffixes[:1] in (['.jsonl'], ['.tsv']): return dict(jsonl='exchange', tsv='codiesp')[path.suffixes[0][1:]]
-    raise UnknownForm(f"{path}: cannot tell its form; {named}")
+    if path.suffixes[:1] == ['.jsonl']: return 'exchange'
+    if path.suffixes[:1] == ['.tsv']: return 'codiesp'
+    raise UnknownForm(f"{path}: cannot tell its form; name it, one of {', '.join(FORMS)}")
 
 # %% ../../nbs/data/75_foreign.ipynb #72dcb366
 class Skipped(NamedTuple):
@@ -204,6 +271,8 @@ class Foreign(NamedTuple):
     @property
     def reasons(self): return dict(Counter(s.reason for s in self.skipped).most_common())
 
+_WRONG_TYPE = (TypeError, ValueError, AttributeError, IndexError, OverflowError)
+
 def _content(where:str, make:Callable, note_of:Callable[[str], Note]) -> list[Rationale|Explanation]:
     "What a line gives, checked; a mistake gets the address of the line"
     try:
@@ -213,31 +282,53 @@ def _content(where:str, make:Callable, note_of:Callable[[str], Note]) -> list[Ra
     except UnknownNote as e: raise UnknownNote(f"{where}: {e}; is this the right file of notes?") from None
     except BadInput as e: raise type(e)(f"{where}: {e}" if not str(e).startswith(where) else str(e)) from None
     except KeyError as e: raise BadLine(f"{where}: no field {e}") from None
-    except (TypeError, ValueError, AttributeError, IndexError, OverflowError): raise BadLine(f"{where}: a field has the wrong type; spans are [[start, end], …] and tokens counted in whole numbers, scores are numbers, codes and ids strings") from None
+    except _WRONG_TYPE:
+        raise BadLine(
+            f"{where}: a field has the wrong type; spans are [[start, end], …] and tokens counted in whole numbers, "
+            "scores are numbers, codes and ids strings") from None
 
 # %% ../../nbs/data/75_foreign.ipynb #20300e3f
 def _keep(found:dict, where:str, x:Rationale|Explanation, join:Callable|None) -> None:
     "Put what a line gave beside what the others gave"
     soft = isinstance(x, Explanation)
-    key = (x.note_id, x.code, x.method) if soft else (x.note_id, x.code, x.source, x.level)
-    before = found.setdefault((soft, *key), (where, x))
-    if before[1] is x: return
-    if join is None: raise BadLine(f"{where}: {x.note_id}, {x.code} was already given in {before[0].rpartition(', ')[2]}; put all its spans into one line")
-    if bool(before[1].spans) != bool(x.spans): raise Contradiction(f"{where}: {x.note_id}, {x.code} is marked at level {x.level} and ticked as without evidence by {x.source!r}; undo one of them there and export again")
-    found[(soft, *key)] = before[0], Rationale(x.note_id, x.code, join([*before[1].spans, *x.spans]), x.source, x.level)
+    key = (soft, x.note_id, x.code, x.method) if soft else (soft, x.note_id, x.code, x.source, x.level)
+    first,before = found.setdefault(key, (where, x))
+    if before is x: return
+    if join is None:
+        line = first.rpartition(', ')[2]
+        raise BadLine(f"{where}: {x.note_id}, {x.code} was already given in {line}; put all its spans into one line")
+    if bool(before.spans) != bool(x.spans):
+        raise Contradiction(
+            f"{where}: {x.note_id}, {x.code} is marked at level {x.level} "
+            f"and ticked as without evidence by {x.source!r}; undo one of them there and export again")
+    found[key] = first, Rationale(x.note_id, x.code, join([*before.spans, *x.spans]), x.source, x.level)
+
+def _joined(x:Rationale|Explanation, join:Callable|None) -> Rationale|Explanation:
+    "A rationale whose spans are sorted and joined; anything else as it is"
+    if join is None or not isinstance(x, Rationale): return x
+    return Rationale(x.note_id, x.code, join(x.spans), x.source, x.level)
+
+# %% ../../nbs/data/75_foreign.ipynb #bb59b22e
+def _form(path:Path, form:str) -> str:
+    "The form of what is there, checked against the one that was named"
+    if form != 'auto' and form not in FORMS:
+        raise UnknownForm(f"form {form!r}: choose auto or one of {', '.join(FORMS)}")
+    form = form_of(path) if form == 'auto' else form
+    if not path.exists(): raise MissingFile(f"{path}: no such file or folder")
+    if path.is_dir() != (form == 'brat') and form != 'mdace':
+        raise UnknownForm(f"{path}: {form} is {'a folder' if form == 'brat' else 'a file'}, and this is not")
+    return form
 
 def foreign_rationales(
     path:str|Path,          # of a file or folder
     corpus:Corpus,          # the notes it speaks of
     form:str = 'auto',      # a key of `FORMS`; auto: told by the content
-    source:str|None = None, # the method or annotator, where the lines name none; None: by the name of the file, for Label Studio the annotator
+    source:str|None = None, # who said it, where lines name nobody; None: the file's name, or Label Studio's annotator
     skip_bad:bool = False,  # True: leave wrong lines out and report them
 ) -> Foreign:               # rationales and explanations, and what was left out
     "Rationales and explanations made elsewhere, checked against their notes"
-    if form != 'auto' and form not in FORMS: raise UnknownForm(f"form {form!r}: choose auto or one of {', '.join(FORMS)}")
-    path,form = Path(path), form_of(path) if form == 'auto' else form
-    if not path.exists(): raise MissingFile(f"{path}: no such file or folder")
-    if path.is_dir() != (form == 'brat') and form != 'mdace': raise UnknownForm(f"{path}: {form} is {'a folder' if form == 'brat' else 'a file'}, and this is not")
+    path = Path(path)
+    form = _form(path, form)
     lines,join = FORMS[form]
     found,skipped,note_of = {},[],lru_cache(1000)(corpus.note)
     for where,make in lines(path, corpus, source):
@@ -246,5 +337,6 @@ def foreign_rationales(
         except BadInput as e:
             if not skip_bad: raise
             skipped.append(Skipped(where, type(e).__name__, str(e)))
-    kept = [x if not isinstance(x, Rationale) or join is None else Rationale(x.note_id, x.code, join(x.spans), x.source, x.level) for _,x in found.values()]
-    return Foreign(form, [x for x in kept if isinstance(x, Rationale)], [x for x in kept if isinstance(x, Explanation)], skipped)
+    kept = [_joined(x, join) for _,x in found.values()]
+    rationales = [x for x in kept if isinstance(x, Rationale)]
+    return Foreign(form, rationales, [x for x in kept if isinstance(x, Explanation)], skipped)

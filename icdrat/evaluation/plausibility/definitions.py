@@ -273,10 +273,11 @@ def all_plausibility(
     "What each method hits and misses under every definition, one row for each pair, method, level and definition"
     gold,predicted,explanations,by_id = list(gold), list(predicted), list(explanations), {n.id:n for n in notes}
     _checked(definitions, over, explanations, by_id)
-    names,admission,work = definitions or _KNOWN, {i:i for i in by_id} | (admissions or {}), defaultdict(lambda: ([], []))
+    names,admission = definitions or _KNOWN, {i:i for i in by_id} | (admissions or {})
+    work = defaultdict(lambda: ([], []))  # by method, its rationales and its explanations
     for r in predicted: work[r.source][0].append(r)
     for e in explanations: work[e.method][1].append(e)
-    met = [(m, *levels) for m,(rs,_) in work.items() for levels in levels_met(gold, rs, level, predicted_level, per_level)]
+    met = [(m, *both) for m,(rs,_) in work.items() for both in levels_met(gold, rs, level, predicted_level, per_level)]
     truths = {l:gold_spans(gold, by_id, l) for l in {theirs for _,theirs,_ in met}}
     offsets = {i:words(n.text) for i,n in by_id.items()}
     def blocks():
@@ -328,7 +329,8 @@ def _with_iou(definition):
 def _shares():
     "The share of each class of the anatomy of evidence"
     def one_column_a_class(rows): return np.eye(len(CLASSES))[rows['hits_pred'].to_numpy(int)]
-    return Measure(one_column_a_class, {f'anatomy/{c}':(lambda s,i=i: ratio(s[..., i], s.sum(-1))) for i,c in enumerate(CLASSES)})
+    def share(i): return lambda s: ratio(s[..., i], s.sum(-1))
+    return Measure(one_column_a_class, {f'anatomy/{c}':share(i) for i,c in enumerate(CLASSES)})
 
 def _choices():
     "EMC's scores of chosen words, and how many words are chosen for a pair"
@@ -351,7 +353,8 @@ def measure(
     "What is added up under a definition, and what is made of the sums"
     if definition in ('eraser/span', 'eraser/token', 'eraser/iou'): return _with_macro(definition)
     if definition in ('character', 'token'): return _with_iou(definition)
-    if definition in MATCHINGS: return Measure(_counts, _published([metric_name(definition, q) for q in PRF], mdace_prf))
+    if definition in MATCHINGS:
+        return Measure(_counts, _published([metric_name(definition, q) for q in PRF], mdace_prf))
     if definition == 'anatomy/match': return _shares()
     if definition == 'emc/token': return _choices()
     if definition == 'emc/auprc': return _area()

@@ -15,33 +15,38 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Lasso, LinearRegression
 
 from ...coder.network import LabelAttentionCoder
-from .explain import draw_seed, method, normalised, read_note, word_offsets
+from .explain import WordScores, draw_seed, method, normalised, read_note, word_offsets
 from ...types import OPERATORS, Coder, Note, Span, UnknownOperator
 
 # %% ../../../nbs/rationale/attribution/30_perturbation.ipynb #04e3a996
 class Question:
     "What a coder makes of one note without some of its words"
     def __init__(self, coder:Coder, text:str, columns:list[int], operator:str='mask', at_once:int=256):
-        if operator not in OPERATORS: raise UnknownOperator(f"{operator!r}: words are hidden by {' or '.join(OPERATORS)}")
+        if operator not in OPERATORS:
+            raise UnknownOperator(f"{operator!r}: words are hidden by {' or '.join(OPERATORS)}")
         self.coder,self.text,self.columns,self.operator,self.at_once = coder, text, columns, operator, at_once
         self.opened,self.places = isinstance(coder, LabelAttentionCoder), word_offsets(coder, text)
         self.ids,_,self.word = read_note(coder, text) if self.opened else (None, None, np.arange(len(self.places)))
-        self.read = np.unique(self.word[self.word >= 0])                  # the words that can be taken away
-        self.at = np.where(self.word >= 0, np.searchsorted(self.read, self.word), len(self.read)) # the column of each token; one more for those that stay
+        self.read = np.unique(self.word[self.word >= 0]) # the words that can be taken away
+        column_of = np.searchsorted(self.read, self.word)
+        self.at = np.where(self.word >= 0, column_of, len(self.read)) # of each token; one more for those that stay
         self.spans = [Span(s, e) for s,e in self.places.tolist()]
     def __len__(self): return len(self.read)
-    def _rows(self, keep):
-        "Token numbers of each version"
-        seen = np.concatenate([keep, np.ones((len(keep), 1), bool)], 1)[:, self.at]
-        return list(np.where(seen, self.ids, self.coder.reader.mask)) if self.operator == 'mask' else [self.ids[s] for s in seen]
     def __call__(self, keep:Bool[np.ndarray, "versions words"]) -> Float[np.ndarray, "versions codes"]:
         "Logits of the note with these words only"
         return np.concatenate([self._ask(keep[i:i+self.at_once]) for i in range(0, len(keep), self.at_once)])
     def _ask(self, keep):
         if self.opened: return self.coder.logits(self._rows(keep), self.columns)
-        p = np.asarray(self.coder([self.text]*len(keep), [[self.spans[i] for i in np.flatnonzero(~k)] for k in keep], self.operator), float)[:, self.columns].clip(1e-7, 1-1e-7)
+        gone = [[self.spans[i] for i in np.flatnonzero(~k)] for k in keep]
+        p = np.asarray(self.coder([self.text]*len(keep), gone, self.operator), float)
+        p = p[:, self.columns].clip(1e-7, 1-1e-7)
         return np.log(p) - np.log1p(-p)
-    def spread(self, scores:Float[np.ndarray, "codes read"]) -> tuple[Int[np.ndarray, "_words 2"], Float[np.ndarray, "codes _words"]]:
+    def _rows(self, keep):
+        "Token numbers of each version"
+        seen = np.concatenate([keep, np.ones((len(keep), 1), bool)], 1)[:, self.at]
+        if self.operator == 'mask': return list(np.where(seen, self.ids, self.coder.reader.mask))
+        return [self.ids[s] for s in seen]
+    def spread(self, scores:Float[np.ndarray, "codes read"]) -> WordScores:
         "Where the words stand, and their scores, 0 for those that were not read"
         whole = np.zeros((len(scores), len(self.places)), scores.dtype)
         whole[:, self.read] = scores
@@ -57,7 +62,7 @@ def occlusion(
     signed:bool = False,      # True: below zero where the logit rises without the word
     norm:str|None = None,     # see `icdrat.rationale.attribution.explain.normalised`
     at_once:int = 256,        # versions of the note in one call
-) -> tuple[Int[np.ndarray, "_words 2"], Float[np.ndarray, "codes _words"]]: # where the words stand; change of the logit
+) -> WordScores:              # change of the logit
     "What the logit loses without each word (Zeiler and Fergus 2014; Edin et al. 2024)"
     ask = Question(coder, note.text, columns, operator, at_once)
     whole,n = ask(np.ones((1, len(ask)), bool)), len(ask)
@@ -74,7 +79,12 @@ def n_versions(
     "How many versions of a note are drawn"
     return max(3, min(most, round(per_word*n_words)))
 
-def answered(ask:Question, keep:Bool[np.ndarray, "versions words"], weights:Float[np.ndarray, "versions"], line) -> tuple[Int[np.ndarray, "_words 2"], Float[np.ndarray, "codes _words"]]:
+def answered(
+    ask:Question,                              # the note
+    keep:Bool[np.ndarray, "versions words"],   # its versions
+    weights:Float[np.ndarray, "versions"],     # how much each counts
+    line,                                      # of scikit-learn
+) -> WordScores:                               # points for the code
     "A line for each code through the answers to all versions"
     if not len(ask): return ask.spread(np.zeros((len(ask.columns), 0)))
     logits = ask(keep).astype(np.float32)
@@ -113,7 +123,7 @@ def lime(
     width:float = 1.,         # of the kernel
     seed:int = 0,
     at_once:int = 256,        # versions of the note in one call
-) -> tuple[Int[np.ndarray, "_words 2"], Float[np.ndarray, "codes _words"]]: # where the words stand; points for the code
+) -> WordScores:              # points for the code
     "A sparse line through answers near the note (Ribeiro et al. 2016)"
     ask = Question(coder, note.text, columns, operator, at_once)
     keep = lime_draws(len(ask), n_versions(len(ask), per_word, most), draw_seed(seed, note.id))
@@ -146,10 +156,11 @@ def kernel_shap(
     most:int = 10_000,        # versions
     seed:int = 0,
     at_once:int = 256,        # versions of the note in one call
-) -> tuple[Int[np.ndarray, "_words 2"], Float[np.ndarray, "codes _words"]]: # where the words stand; they sum to logit less logit of the note without words
+) -> WordScores:              # they sum to logit less logit of the note without words
     "Shapley values by a weighted line (Lundberg and Lee 2017)"
     ask = Question(coder, note.text, columns, operator, at_once)
-    if len(ask) == 1: return ask.spread(-np.diff(ask(np.array([[True], [False]])), axis=0).T) # nothing is left to draw
-    keep = shapley_draws(len(ask), n_versions(len(ask), per_word, most), draw_seed(seed, note.id)) if len(ask) else np.zeros((0, 0), bool)
+    if len(ask) == 1: return ask.spread(-np.diff(ask(np.array([[True], [False]])), axis=0).T) # nothing to draw
+    keep = np.zeros((0, 0), bool)
+    if len(ask): keep = shapley_draws(len(ask), n_versions(len(ask), per_word, most), draw_seed(seed, note.id))
     weights = np.where(keep.all(1) | ~keep.any(1), 1e6, 1.)
     return answered(ask, keep, weights, LinearRegression())
