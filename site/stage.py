@@ -127,7 +127,7 @@ def shown(cell: dict) -> list[dict]:
         if o["output_type"] == "error":
             raise CannotStage(f"a cell ends in {o['ename']}")
         o.pop("execution_count", None)
-    options = re.findall(r"^#\|\s*(?:echo|output|include):.*\n?", source(cell), re.M)
+    options = re.findall(r"^#\|\s*(?:echo|output|include|code-fold|code-summary):.*\n?", source(cell), re.M)
     return [
         {
             "cell_type": "code",
@@ -143,9 +143,14 @@ def relinked(text: str, here: PurePosixPath, lookup) -> str:
     "Links between notebooks without digits, and links from the names of functions to where they are explained"
 
     def link(found):
-        target = bare(PurePosixPath(found[1]))
-        return f"]({target}{found[2] or ''})"
+        return f"]({bare(PurePosixPath(found[1]))}{found[2] or ''})"
 
+    up = relpath(".", here.parent.as_posix() or ".").removeprefix("./")
+    text = re.sub(r"\]\((?:\.\./)+results/\w+/(\w+)\.md\)", rf"]({up}/paper/\1.ipynb)", text)
+    text = re.sub(r"\((?:\.\./)+results/\w+/(\w+\.svg)\)", rf"({up}/results/\1)", text)
+    text = re.sub(
+        r"\]\((?:\.\./)+(?=(?:llm|benchmarks|results|icdrat|tests)/)", f"]({lookup.repository}/blob/main/", text
+    )
     text = re.sub(r"\]\((?!https?:)([\w./]+\.ipynb)(#[^)]*)?\)", link, text)
     text = lookup.linkify(text)
     home = re.escape(lookup.home)
@@ -206,6 +211,7 @@ class Lookup:
         from nbdev.doclinks import NbdevLookup
 
         self.home = settings["doc_host"] + settings["doc_baseurl"]
+        self.repository = settings["git_url"]
         self.linkify = NbdevLookup().linkify
 
 

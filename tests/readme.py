@@ -1,5 +1,6 @@
 "README.md is the front door, nbs/index.ipynb, as Markdown. Run this file to write it."
 
+import html
 import re
 from pathlib import Path
 
@@ -9,18 +10,44 @@ from nbconvert import MarkdownExporter
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def words(shown: str) -> str:
+    "A rationale as it is shown, with its marks in bold instead of colour"
+    text = re.sub(r"<mark[^>]*>(.*?)</mark>", r"**\1**", shown, flags=re.S)
+    parts = [html.unescape(re.sub(r"<[^>]+>", "", line)).strip() for line in text.split("</div>")]
+    return "> " + "<br>".join(re.sub(r"\s*\n\s*", " ", part) for part in parts if part)
+
+
+def as_markdown(cell: dict) -> None:
+    "What a page of Markdown cannot show becomes what it can: marks in bold, tables as text, code in a fold"
+    for output in cell.get("outputs", []):
+        data = output.get("data", {})
+        shown = data.pop("text/html", "")
+        if "<mark" in shown:
+            data["text/markdown"] = words(shown)
+    options = re.findall(r"^#\|\s*([\w-]+)(?::\s*(\S+))?", cell.source, re.M)
+    cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M)
+    if ("code-fold", "true") in options:
+        cell.metadata["fold"] = True
+
+
 def readme() -> str:
     "The front door without the cells that are hidden on the site"
     notebook = nbformat.read(ROOT / "nbs" / "index.ipynb", 4)
-    notebook.cells = [c for c in notebook.cells if not re.search(r"^#\|\s*(hide|default_exp)", c.source, re.M)]
-    for c in notebook.cells:
-        c.source = re.sub(r"^#\|.*\n?", "", c.source, flags=re.M)
+    cells = [c for c in notebook.cells if not re.search(r"^#\|\s*(hide|default_exp)", c.source, re.M)]
+    notebook.cells = []
+    for cell in cells:
+        as_markdown(cell) if cell.cell_type == "code" else None
+        if not cell.metadata.pop("fold", False):
+            notebook.cells.append(cell)
+            continue
+        folded = f"<details><summary>The code</summary>\n\n```python\n{cell.source}\n```\n\n</details>"
+        notebook.cells.append(nbformat.v4.new_markdown_cell(folded))
+        notebook.cells.append(nbformat.v4.new_code_cell("", outputs=cell.outputs))
     notebook.metadata["language_info"] = {"name": "python"}
-    text, _ = MarkdownExporter().from_notebook_node(notebook)
-    text = re.sub(r"\(([\w./]+)\.ipynb\)", r"(nbs/\1.ipynb)", text)  # links between notebooks
-    text = re.sub(
-        r"https://(raw\.githubusercontent\.com/icdrat/icdrat/main|github\.com/icdrat/icdrat/blob/main)/", "", text
-    )  # this very checkout
+    text, _ = MarkdownExporter(exclude_input=False).from_notebook_node(notebook)
+    text = re.sub(r"```python\n\s*```\n?", "", text)
+    text = re.sub(r"\((?!https?:)([\w./]+)\.ipynb\)", r"(nbs/\1.ipynb)", text)  # links between notebooks
+    text = text.replace("](../", "](")  # this very checkout
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 

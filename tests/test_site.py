@@ -79,10 +79,19 @@ def test_a_cell_that_ended_in_an_error_stops_the_build():
 
 
 def test_links_between_notebooks_lose_their_digits():
-    lookup = type("Lookup", (), dict(home="https://x.io/y", linkify=staticmethod(lambda t: t)))
+    lookup = type("Lookup", (), dict(home="https://x.io/y", repository="https://g.it/y", linkify=staticmethod(str)))
     linked = stage.relinked("[a](../20_aggregate.ipynb#seeds) [b](https://x.io/y/data/corpus.html#head)",
                             PurePosixPath("evaluation/plausibility/counts.ipynb"), lookup)  # fmt: skip
     assert linked == "[a](../aggregate.ipynb#seeds) [b](../../data/corpus.html#head)"
+
+
+def test_links_to_results_and_files_of_the_repository_lead_somewhere_on_the_site():
+    lookup = type("Lookup", (), dict(home="https://x.io/y", repository="https://g.it/y", linkify=staticmethod(str)))
+    text = "[t](../results/smoke/tab1_methods.md) ![f](../results/smoke/fig1.svg) [h](../llm/README.md)"
+    linked = stage.relinked(text, PurePosixPath("index.ipynb"), lookup)
+    assert (
+        linked == "[t](paper/tab1_methods.ipynb) ![f](./results/fig1.svg) [h](https://g.it/y/blob/main/llm/README.md)"
+    )
 
 
 def test_every_folder_of_notebooks_has_a_section_in_words():

@@ -93,7 +93,7 @@ def group_intervals(
     seed:int = 0,                                   # of the resamples
     level:float = .95,                              # confidence, in (0, 1)
     areas:bool = True,                              # False: without the AUCs, which take most of the time
-) -> pd.DataFrame:                                  # a row for each group and metric; `n_pairs` of a note and a code it has
+) -> pd.DataFrame:                                  # group, n_codes, n_pairs, metric, value, low, high, n_notes
     "Scores of each group of codes with a bootstrap interval over notes"
     if len(groups) != truth.shape[1]:
         raise UnequalGroups(f"{len(groups)} groups for {truth.shape[1]} codes; give one for each column")
@@ -106,8 +106,8 @@ def group_intervals(
         part = np.asarray(groups == g)
         size = int(part.sum()), int(truth[:, part].sum())
         scores = _part_draws(probabilities, predicted, truth, part, weights, definitions, areas)
-        for q,(value,*draws) in scores.items():
-            rows.append((g, *size, q, float(value), *percentile_interval(draws, level), metric_notes(q, truth)))
+        for q,v in scores.items():
+            rows.append((g, *size, q, float(v[0]), *percentile_interval(v[1:], level), metric_notes(q, truth)))
     return pd.DataFrame(rows, columns=['group', 'n_codes', 'n_pairs', 'metric', 'value', 'low', 'high', 'n_notes'])
 
 # %% ../../nbs/coder/75_compare.ipynb #d9d05b7a

@@ -17,7 +17,7 @@ import math
 import os
 import pkgutil
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Callable, Iterable, NamedTuple
@@ -327,6 +327,19 @@ def goes_on(
     return len(scores) < recipe.epochs and not (recipe.patience and waited >= recipe.patience)
 
 # %% ../../nbs/coder/60_training.ipynb #8c3dd010
+def _in_full(thing) -> str:
+    "Every field of a thing, whatever it shows of itself"
+    if isinstance(thing, tuple): return f"({', '.join(map(_in_full, thing))}{','*(len(thing) == 1)})"
+    if not is_dataclass(thing): return repr(thing)
+    values = (f"{f.name}={_in_full(getattr(thing, f.name))}" for f in fields(thing))
+    return f"{type(thing).__qualname__}({', '.join(values)})"
+
+def _digest(things) -> str:
+    "Sixteen letters that change when one of the things does"
+    found = hashlib.sha256()
+    for thing in things: found.update(_in_full(thing).encode()+b'\n')
+    return found.hexdigest()[:16]
+
 def fingerprint(
     training:Corpus,
     validation:Corpus,
@@ -337,14 +350,10 @@ def fingerprint(
     guide_weight:float = 0.,
 ) -> dict:                       # plain, without a word of a note
     "What a training depends on"
-    def digest(things):
-        found = hashlib.sha256()
-        for t in things: found.update(repr(t).encode()+b'\n')
-        return found.hexdigest()[:16]
-    def notes(corpus): return digest((n.id, n.text, corpus.codes[n.id]) for n in corpus.notes)
+    def notes(corpus): return _digest((n.id, n.text, corpus.codes[n.id]) for n in corpus.notes)
     loss = getattr(guide_loss, '__qualname__', type(guide_loss).__qualname__)
     whole = dict(
-        recipe=asdict(recipe), codes=digest(codes), guide=digest([*guide, loss, guide_weight]),
+        recipe=asdict(recipe), codes=_digest(codes), guide=_digest([*guide, loss, guide_weight]),
         training=notes(training), validation=notes(validation))
     return json.loads(json.dumps(whole, default=str))
 

@@ -156,7 +156,9 @@ def sorted_spans(spans:Iterable[Span]) -> list[Span]:
     spans = sorted(set(spans))
     return merge_spans(spans) if any(b.start < a.end for a,b in zip(spans, spans[1:])) else spans
 
-def _rationales(note, regions:Iterable[tuple[Code, str, Span|None]], source:str, where:str) -> list[Rationale]:
+def _rationales(
+    note:Note, regions:Iterable[tuple[Code, str, Span|None]], source:str, where:str,
+) -> list[Rationale]:
     "Marks of one source in one note as rationales; None is a tick for no evidence"
     found = defaultdict(list)
     for code,level,span in regions: found[code, level].append(span)
@@ -193,7 +195,7 @@ def annotator(
     return named.get(who if isinstance(who, int) else None, f'annotator-{who}')
 
 # %% ../../nbs/data/55_annotation.ipynb #b7c71f87
-def _of_sets(note, sets:list[dict], source:str|dict|None, where:str, seen:set) -> Iterator[Rationale]:
+def _of_sets(note:Note, sets:list[dict], source:str|dict|None, where:str, seen:set) -> Iterator[Rationale]:
     "The rationales of all sets of regions of one task"
     for a in sets:
         if a.get('was_cancelled'): continue

@@ -20,27 +20,33 @@ import pyarrow.compute as pc
 from jaxtyping import Bool
 
 from ..codes import at_level
+from ..display import table, titled
 from ..text import merge_spans
 from ..types import BadInput, Code, Note, Rationale, check_inside
 
 # %% ../../nbs/data/10_corpus.ipynb #f2a27a78
 SPLITS = ('train', 'validation', 'test')
 
-SCHEMA = pa.schema([('note_id', pa.string()), ('text', pa.large_string()),
-    ('codes', pa.list_(pa.struct([('system', pa.string()), ('value', pa.string())]))), ('split', pa.string())])
+SCHEMA = pa.schema([
+    ('note_id', pa.string()),
+    ('text', pa.large_string()),
+    ('codes', pa.list_(pa.struct([('system', pa.string()), ('value', pa.string())]))),
+    ('split', pa.string())])
 
 class _Notes(Sequence):
     "The notes of a corpus, each made when it is asked for"
     def __init__(self, corpus:'Corpus'): self.corpus = corpus
     def __len__(self): return len(self.corpus.table)
     def _made(self, table:pa.Table) -> Iterable[Note]:
+        of = self.corpus
         for batch in table.select(['note_id', 'text']).to_batches(max_chunksize=1000):
-            for i,t in zip(*(c.to_pylist() for c in batch.columns)): yield Note(i, t, self.corpus.name, self.corpus.language, self.corpus.restricted)
+            ids,texts = (column.to_pylist() for column in batch.columns)
+            for i,t in zip(ids, texts): yield Note(i, t, of.name, of.language, of.restricted)
     def __iter__(self): return iter(self._made(self.corpus.table))
     def __getitem__(self, at):
-        rows = range(len(self))[at]
-        if isinstance(at, slice): return list(self._made(self.corpus.table.slice(rows.start, len(rows)) if rows.step == 1 else self.corpus.table.take(list(rows))))
-        return next(self._made(self.corpus.table.slice(rows, 1)))
+        table,rows = self.corpus.table, range(len(self))[at]
+        if not isinstance(at, slice): return next(self._made(table.slice(rows, 1)))
+        return list(self._made(table.slice(rows.start, len(rows)) if rows.step == 1 else table.take(list(rows))))
     def __repr__(self): return f"{len(self)} notes of {self.corpus.name!r}"
 
 # %% ../../nbs/data/10_corpus.ipynb #20cb98e8
@@ -56,7 +62,12 @@ class Corpus:
     language:str = 'en'          # ISO 639-1
     restricted:bool = False      # True: the texts may not leave this machine
     def __len__(self): return len(self.table)
-    def __repr__(self): return f"Corpus({self.name!r}, {self.splits}, {len(self.gold)} gold rationales{', restricted' if self.restricted else ''})"
+    def __repr__(self):
+        about = f"{self.splits}, {len(self.gold)} gold rationales"
+        return f"Corpus({self.name!r}, {about}{', restricted' if self.restricted else ''})"
+    def _repr_html_(self):
+        about = ', '.join([self.language, f"{len(self):,} notes", *['restricted']*self.restricted])
+        return titled(self.name, about, '') + table(('split', 'notes', 'codes', 'gold rationales'), _split_rows(self))
     @property
     def splits(self): return {k:n for k in SPLITS if (n := pc.sum(pc.equal(self.table['split'], k)).as_py())}
     @property
@@ -70,6 +81,7 @@ class Corpus:
         return self.notes[self._row[id]]
     def split(self, name): return only(self, name)
 
+# %% ../../nbs/data/10_corpus.ipynb #20cb9801
 def _codes(table:pa.Table) -> dict[str, tuple[Code, ...]]:
     "The codes of every note, by its id"
     made,found = {},{}
@@ -79,6 +91,18 @@ def _codes(table:pa.Table) -> dict[str, tuple[Code, ...]]:
         codes = iter([made.get(p) or made.setdefault(p, Code(*p)) for p in pairs])
         for i,n in zip(ids.to_pylist(), pc.list_value_length(lists).to_pylist()): found[i] = tuple(islice(codes, n))
     return found
+
+def _split_rows(corpus:Corpus) -> list[tuple]:
+    "For each split and for all: its name, notes, different codes, gold rationales"
+    def n_codes(table):
+        codes = pc.list_flatten(table['codes'].combine_chunks())
+        return pc.count_distinct(pc.binary_join_element_wise(*codes.flatten(), ' ')).as_py()
+    split_of = dict(zip(*(corpus.table[c].to_pylist() for c in ('note_id', 'split')))) if corpus.gold else {}
+    n_gold = Counter(split_of.get(r.note_id) for r in corpus.gold)
+    light = corpus.table.select(['codes'])  # a filter copies, and the texts are large
+    parts = {s:light.filter(pc.equal(corpus.table['split'], s)) for s in corpus.splits}
+    rows = [(s, len(t), n_codes(t), n_gold[s]) for s,t in parts.items()]
+    return [*rows, ('all', len(corpus), n_codes(corpus.table), len(corpus.gold))] if len(rows) > 1 else rows
 
 # %% ../../nbs/data/10_corpus.ipynb #f4ce08ea
 class EmptyCorpus(BadInput): "There is not a single note"
@@ -94,8 +118,11 @@ def build(
     "A corpus from rows and rationales"
     rows = [dict(r, codes=[dict(system=c.system, value=c.value) for c in r['codes']]) for r in rows]
     if not rows: raise EmptyCorpus(f"{name}: no notes; check the folder and the split")
-    if twice := [i for i,n in Counter(r['note_id'] for r in rows).items() if n > 1]: raise RepeatedNote(f"{name}: {len(twice)} ids are used twice, the first is {twice[0]!r}; ids must be unique")
-    if unknown := {r['split'] for r in rows} - set(SPLITS): raise UnknownSplit(f"{name}: split {sorted(map(str, unknown))[0]!r} is not one of {', '.join(SPLITS)}")
+    twice = [i for i,n in Counter(r['note_id'] for r in rows).items() if n > 1]
+    if twice:
+        raise RepeatedNote(f"{name}: {len(twice)} ids are used twice, the first is {twice[0]!r}; ids must be unique")
+    unknown = sorted(map(str, {r['split'] for r in rows} - set(SPLITS)))
+    if unknown: raise UnknownSplit(f"{name}: split {unknown[0]!r} is not one of {', '.join(SPLITS)}")
     corpus = Corpus(name, pa.Table.from_pylist(rows, SCHEMA), tuple(gold), language, restricted)
     for r in corpus.gold: check_inside(r, corpus.note(r.note_id))
     return corpus
@@ -104,7 +131,8 @@ def build(
 def _take(corpus:Corpus, rows:Bool[np.ndarray, "notes"]) -> Corpus:
     "The notes marked True, with their rationales"
     first,last = np.flatnonzero(np.diff(np.concatenate([[0], rows, [0]]))).reshape(-1, 2).T
-    table = corpus.table.slice(first[0], last[0]-first[0]) if len(first) == 1 else corpus.table.filter(pa.array(rows))
+    one = len(first) == 1
+    table = corpus.table.slice(first[0], last[0]-first[0]) if one else corpus.table.filter(pa.array(rows))
     ids = set(table['note_id'].to_pylist())
     return replace(corpus, table=table, gold=tuple(r for r in corpus.gold if r.note_id in ids))
 
@@ -113,7 +141,8 @@ def only(
     split:str,     # one of `SPLITS`
 ) -> Corpus:       # its notes of that split
     "The notes of one split"
-    if split not in corpus.splits: raise UnknownSplit(f"{corpus.name}: no note is in split {split!r}; there are {', '.join(corpus.splits)}")
+    if split not in corpus.splits:
+        raise UnknownSplit(f"{corpus.name}: no note is in split {split!r}; there are {', '.join(corpus.splits)}")
     return _take(corpus, np.array(corpus.table['split']) == split)
 
 def head(
@@ -122,11 +151,17 @@ def head(
 ) -> Corpus:       # at most n notes a split
     "The first notes of every split"
     if n < 1: raise EmptyCorpus(f"{corpus.name}: {n} notes of every split leave nothing; ask for at least 1")
-    split = np.array(corpus.table['split'])
-    return _take(corpus, sum(((split == s) & (np.cumsum(split == s) <= n) for s in SPLITS), np.zeros(len(corpus), bool)))
+    split,rows = np.array(corpus.table['split']), np.zeros(len(corpus), bool)
+    for s in SPLITS: rows |= (split == s) & (np.cumsum(split == s) <= n)
+    return _take(corpus, rows)
 
 # %% ../../nbs/data/10_corpus.ipynb #fd675193
 class BadShare(BadInput): "A share lies strictly between 0 and 1"
+
+def _with_column(corpus:Corpus, name:str, values:pa.Array) -> Corpus:
+    "The same corpus with another column in one place of its table"
+    at = corpus.table.schema.get_field_index(name)
+    return replace(corpus, table=corpus.table.set_column(at, name, values))
 
 def carve(
     corpus:Corpus,                             # with a train split
@@ -138,11 +173,12 @@ def carve(
     if not 0 < share < 1: raise BadShare(f"share {share}: a share lies strictly between 0 and 1")
     ids,split = (corpus.table[c].to_pylist() for c in ('note_id', 'split'))
     groups = sorted({group(i) for i,s in zip(ids, split) if s == 'train'})
-    if len(groups) < 2: raise EmptyCorpus(f"{corpus.name}: {len(groups)} groups of training notes cannot be parted in two")
+    if len(groups) < 2:
+        raise EmptyCorpus(f"{corpus.name}: {len(groups)} groups of training notes cannot be parted in two")
     n = min(max(1, round(share*len(groups))), len(groups)-1)
     moved = set(np.random.default_rng(seed).permutation(groups)[:n])
     split = ['validation' if s == 'train' and group(i) in moved else s for i,s in zip(ids, split)]
-    return replace(corpus, table=corpus.table.set_column(corpus.table.schema.get_field_index('split'), 'split', pa.array(split)))
+    return _with_column(corpus, 'split', pa.array(split))
 
 # %% ../../nbs/data/10_corpus.ipynb #c79bf6f3
 def with_codes(
@@ -151,7 +187,7 @@ def with_codes(
 ) -> Corpus:                         # with the same texts, splits and rationales
     "The same notes with other codes"
     lists = [[dict(system=c.system, value=c.value) for c in cs] for cs in codes]
-    return replace(corpus, table=corpus.table.set_column(corpus.table.schema.get_field_index('codes'), 'codes', pa.array(lists, SCHEMA.field('codes').type)))
+    return _with_column(corpus, 'codes', pa.array(lists, SCHEMA.field('codes').type))
 
 def to_level(
     corpus:Corpus,  # with full codes
@@ -161,8 +197,10 @@ def to_level(
     if level is None: return corpus
     meet = defaultdict(list)
     for r in corpus.gold: meet[r.note_id, at_level(r.code, level), r.source, r.level].extend(r.spans)
-    gold = tuple(Rationale(i, c, tuple(merge_spans(spans)), source, granularity) for (i,c,source,granularity),spans in meet.items())
-    return replace(with_codes(corpus, (dict.fromkeys(at_level(c, level) for c in cs) for cs in corpus.codes.values())), gold=gold)
+    gold = tuple(Rationale(i, code, tuple(merge_spans(spans)), source, granularity)
+                 for (i,code,source,granularity),spans in meet.items())
+    codes = (dict.fromkeys(at_level(c, level) for c in cs) for cs in corpus.codes.values())
+    return replace(with_codes(corpus, codes), gold=gold)
 
 def vocabulary(
     corpus:Corpus,     # usually a train split
@@ -171,7 +209,10 @@ def vocabulary(
     "The codes that enough notes have"
     n_notes = Counter(c for cs in corpus.codes.values() for c in set(cs))
     codes = sorted(c for c,n in n_notes.items() if n >= min_notes)
-    if not codes: raise EmptyCorpus(f"{corpus.name}: none of {len(n_notes)} codes is in at least {min_notes} notes; lower the minimum or take three-character codes")
+    if not codes:
+        raise EmptyCorpus(
+            f"{corpus.name}: none of {len(n_notes)} codes is in at least {min_notes} notes; "
+            "lower the minimum or take three-character codes")
     return codes
 
 # %% ../../nbs/data/10_corpus.ipynb #d577aea1

@@ -16,14 +16,13 @@ from typing import Callable, Iterable, Iterator, NamedTuple
 from urllib.parse import unquote
 
 from ..codes import UnknownCode, icd
-from icdrat.data.annotation import (
-    BadExport, ChangedText, Contradiction, annotator, brat_code, brat_line, brat_marks, exported_tasks, region_marks,
-    sorted_spans)
+from .annotation import BadExport, ChangedText, Contradiction, annotator, exported_tasks, region_marks
+from .annotation import brat_code, brat_line, brat_marks, sorted_spans
 from .codiesp import KINDS
 from .corpus import Corpus, UnknownNote
 from .eraser import eraser_row
-from .exchange import (
-    BadLine, BrokenFile, MissingFile, check_words, explanation, parsed, rationale, text_lines)
+from .exchange import BadLine, BrokenFile, MissingFile
+from .exchange import check_words, explanation, parsed, rationale, text_lines
 from .mdace import CODE_SYSTEMS
 from ..text import merge_spans
 from ..types import LEVELS, SYSTEMS, BadInput, Code, Explanation, Note, Rationale, Span, check_inside
@@ -50,6 +49,7 @@ def foreign_code(
 def _named(path:Path) -> str: return path.name.split('.')[0]
 
 def _exchange(line:str, where:str, source:str) -> list[Rationale|Explanation]:
+    "What a line of our own says"
     row = parsed(line, where, ['note_id', 'code'])
     system = row.get('system', 'icd10cm')
     unlisted = row.get('unlisted') is True and system in SYSTEMS
@@ -60,6 +60,7 @@ def _exchange(line:str, where:str, source:str) -> list[Rationale|Explanation]:
     raise BadLine("neither 'spans' nor 'offsets' and 'scores'; a line needs the one or the others")
 
 def _eraser(line:str, where:str, note_of:Callable[[str], Note], source:str) -> list[Rationale|Explanation]:
+    "What a line of ERASER says"
     row = parsed(line, where)
     if 'rationales' not in row and 'evidences' not in row:
         raise BadLine("no field 'rationales' and no field 'evidences'; a line of ERASER has one of them")
@@ -82,6 +83,7 @@ def eraser_lines(path:Path, corpus:Corpus, source:str|None) -> Iterator[Line]:
 _OFFSETS = re.compile(r'\d{1,9} \d{1,9}(;\d{1,9} \d{1,9})*')
 
 def _codiesp(line:str, codes:dict[str, tuple[Code, ...]], source:str) -> list[Rationale]:
+    "What a line of either table says"
     fields = line.rstrip('\r\n').split('\t')
     if len(fields) not in (4, 5):
         raise BadLine(
@@ -114,6 +116,7 @@ def _whole_json(path:Path):
     except (ValueError, RecursionError): raise BrokenFile(f"{path}: not JSON, or cut off; fetch it again") from None
 
 def _mdace(note_id, a:dict, source:str) -> list[Rationale]:
+    "What an annotation of a chart says"
     if type(note_id) not in (int, str): raise TypeError
     if a['code_system'] not in CODE_SYSTEMS: raise NotACode(f"code_system is not one of {', '.join(CODE_SYSTEMS)}")
     system,value = CODE_SYSTEMS[a['code_system']], a['code']
@@ -144,6 +147,7 @@ def mdace_lines(path:Path, corpus:Corpus, source:str|None) -> Iterator[Line]:
 
 # %% ../../nbs/data/75_foreign.ipynb #bcda81ef
 def _region(r:dict, note:Note, known:tuple[Code, ...], who:str) -> list[Rationale]:
+    "What a region says"
     if r.get('type') in ('labels', 'hypertextlabels') and r.get('from_name') not in LEVELS:
         r = r | dict(from_name='mention')
     return [Rationale(note.id, foreign_code(code.value, code.system, known), [span] if span else [], who, level)
@@ -185,6 +189,7 @@ def labelstudio_lines(path:Path, corpus:Corpus, source:str|None) -> Iterator[Lin
 def _mark(
     kind:str, level:str, places:list[Span|None], id:str, known:tuple[Code, ...], source:str,
 ) -> list[Rationale]:
+    "What a mark of brat says"
     if not re.fullmatch(r'(\w+-)?\w{3,8}', kind) or level not in LEVELS:
         raise NotACode(
             "a mark needs a type such as E11_9 or icd10cm-E11_9, and a level that is mention, context or sentence")
@@ -226,8 +231,8 @@ FORMS = dict( # how to read, how to join the spans of one pair
     labelstudio=(labelstudio_lines, sorted_spans), brat=(brat_lines, sorted_spans))
 
 _FIELDS = dict( # telling fields
-    spans='exchange', scores='exchange', rationales='eraser', evidences='eraser', hadm_id='mdace', notes='mdace')
-_SAID = re.compile(r'"(spans|scores|rationales|evidences|hadm_id)"\s*:')
+    spans='exchange', scores='exchange', rationales='eraser', evidences='eraser', hadm_id='mdace')
+_SAID = re.compile(rf'"({"|".join(_FIELDS)})"\s*:')
 
 def _folder_form(path:Path) -> str:
     "The form of a folder, by the files in it"
@@ -308,7 +313,7 @@ def _joined(x:Rationale|Explanation, join:Callable|None) -> Rationale|Explanatio
     if join is None or not isinstance(x, Rationale): return x
     return Rationale(x.note_id, x.code, join(x.spans), x.source, x.level)
 
-# %% ../../nbs/data/75_foreign.ipynb #bb59b22e
+# %% ../../nbs/data/75_foreign.ipynb #d56a1fa1
 def _form(path:Path, form:str) -> str:
     "The form of what is there, checked against the one that was named"
     if form != 'auto' and form not in FORMS:

@@ -27,10 +27,13 @@ def lessons(
     codes:list[Code],               # the coder's columns
 ) -> list[Rationale]:               # those that can be learned from
     "The rationales for codes of training notes that mark something"
-    rationales = list(rationales)
+    rationales,known = list(rationales), set(codes)
     train_codes = corpus.split('train').codes
-    kept = [r for r in rationales if len(r) and r.code in set(codes) and r.code in train_codes.get(r.note_id, ())]
-    if rationales and not kept: raise NoLesson(f"none of {len(rationales)} rationales marks a code of a training note of {corpus.name} that the coder knows; are they at the level of the coder's codes, and for the train split?")
+    kept = [r for r in rationales if len(r) and r.code in known and r.code in train_codes.get(r.note_id, ())]
+    if rationales and not kept:
+        raise NoLesson(
+            f"none of {len(rationales)} rationales marks a code of a training note of {corpus.name} "
+            "that the coder knows; are they at the level of the coder's codes, and for the train split?")
     return kept
 
 # %% ../../nbs/learning/20_student.ipynb #f2adef4e
@@ -44,5 +47,7 @@ def train_student(
     progress:bool = True,                # show a bar
 ) -> tuple[LabelAttentionCoder, pd.DataFrame]: # the coder, and one row per epoch
     "A coder whose attention is guided by distant rationales (Li et al. 2026; loss of Edin et al. 2024)"
-    return train(corpus.split('train'), corpus.split('validation'), codes, recipe,
-                 guide=lessons(rationales, corpus, codes), guide_loss=attention_kl, guide_weight=weight, folder=folder, progress=progress)
+    return train(
+        corpus.split('train'), corpus.split('validation'), codes, recipe,
+        guide=lessons(rationales, corpus, codes), guide_loss=attention_kl, guide_weight=weight,
+        folder=folder, progress=progress)

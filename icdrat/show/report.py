@@ -32,19 +32,45 @@ def project_root(
     raise NoProject(f"{start}: no settings.ini here or above; change into a checkout of the project")
 
 # %% ../../nbs/show/10_report.ipynb #532f958c
-METHODS = dict(human='Human', planted='Planted evidence', attention='Attention', student='Student attention', attention_rollout='Attention rollout',
-    attgrad='AttGrad', attingrad='AttInGrad', input_x_gradient='Input × gradient', integrated_gradients='Integrated gradients', gradient_shap='Gradient SHAP',
-    deeplift='DeepLIFT', occlusion='Occlusion', lime='LIME', kernel_shap='KernelSHAP', mention_tabular='Mentions, tabular list',
-    mention_training='Mentions, seen in training', mention_index='Mentions, alphabetic index', mention_doid='Mentions, Disease Ontology', mention_abbreviations='Mentions, abbreviations',
-    mention_umls='Mentions, UMLS', mention_snomed='Mentions, SNOMED CT', mention='Mentions, all sources', llm='Language model', llm_zero_shot='Language model, zero-shot', llm_few_shot='Language model, few-shot', whole_note='Whole note', empty='Nothing', random='Random')
+METHODS = dict(
+    human='Human',
+    planted='Planted evidence',
+    attention='Attention',
+    student='Student attention',
+    attention_rollout='Attention rollout',
+    attgrad='AttGrad',
+    attingrad='AttInGrad',
+    input_x_gradient='Input × gradient',
+    integrated_gradients='Integrated gradients',
+    gradient_shap='Gradient SHAP',
+    deeplift='DeepLIFT',
+    occlusion='Occlusion',
+    lime='LIME',
+    kernel_shap='KernelSHAP',
+    mention_tabular='Mentions, tabular list',
+    mention_training='Mentions, seen in training',
+    mention_index='Mentions, alphabetic index',
+    mention_doid='Mentions, Disease Ontology',
+    mention_abbreviations='Mentions, abbreviations',
+    mention_umls='Mentions, UMLS',
+    mention_snomed='Mentions, SNOMED CT',
+    mention='Mentions, all sources',
+    llm='Language model',
+    llm_zero_shot='Language model, zero-shot',
+    llm_few_shot='Language model, few-shot',
+    whole_note='Whole note',
+    empty='Nothing',
+    random='Random')
 ARCHITECTURES = dict(caml='CAML', multirescnn='MultiResCNN', laat='LAAT', plm_icd='PLM-ICD')
 
+# %% ../../nbs/show/10_report.ipynb #532f9501
 def in_print(
     method:str, # a registry name, or `random@` and one
 ) -> str:       # as a reader should see it; an unknown name is its own
     "The name of a method in a table or figure"
     control,_,of = method.partition('@')
-    return f"{METHODS[control]} like {METHODS.get(of, of)}" if of and control == 'random' else METHODS.get(method, method)
+    if control == 'random' and of: return f"{METHODS['random']} like {METHODS.get(of, of)}"
+    return METHODS.get(method, method)
 
 # %% ../../nbs/show/10_report.ipynb #e56bddb1
 def save_results(
@@ -52,15 +78,17 @@ def save_results(
     path:str|Path,      # ends in .parquet
 ) -> None:
     "Tidy results, rounded to six decimals, written completely or not at all"
-    numbers = table.select_dtypes('float').columns
-    with whole_file(path) as part: table.assign(**{c: table[c].round(6) + 0. for c in numbers}).to_parquet(part, index=False)
+    rounded = {c: table[c].round(6) + 0. for c in table.select_dtypes('float').columns}
+    with whole_file(path) as part: table.assign(**rounded).to_parquet(part, index=False)
 
 def read_results(
     path:str|Path,      # as `save_results` wrote it
 ) -> pd.DataFrame:
     "Tidy results, or the name of the notebook that makes them"
     path = Path(path)
-    if not path.is_file(): raise MissingFile(f"{path}: not there yet; run experiments/{path.stem.split('.')[0]}.ipynb first, or `make reproduce`")
+    if not path.is_file():
+        maker = path.stem.split('.')[0]
+        raise MissingFile(f"{path}: not there yet; run experiments/{maker}.ipynb first, or `make reproduce`")
     return pd.read_parquet(path)
 
 # %% ../../nbs/show/10_report.ipynb #d93642df
@@ -80,6 +108,13 @@ def _markdown(table:pd.DataFrame) -> str:
     rows = [table.columns, ['---']*len(table.columns), *table.astype(str).values]
     return ''.join(f"| {' | '.join(str(c).replace('|', '/') for c in row)} |\n" for row in rows)
 
+_TEX = {'&': r'\&', '%': r'\%', '_': r'\_', '#': r'\#', '↑': r'$\uparrow$', '↓': r'$\downarrow$', '–': '--'}
+
+def _tex(text:str) -> str:
+    "A string that LaTeX prints as it stands"
+    for a,b in _TEX.items(): text = str(text).replace(a, b)
+    return text
+
 def save_table(
     table:pd.DataFrame, # as it should be read, numbers already written
     stem:str|Path,      # path without an ending; the notebook's own stem
@@ -91,13 +126,9 @@ def save_table(
         with whole_file(f"{stem}{end}") as part: part.write_text(text, encoding='utf-8')
     return [Path(f"{stem}{end}") for end in texts]
 
-def _tex(text:str) -> str:
-    "A string that LaTeX prints as it stands"
-    for a,b in {'&': r'\&', '%': r'\%', '_': r'\_', '#': r'\#', '↑': r'$\uparrow$', '↓': r'$\downarrow$', '–': '--'}.items(): text = str(text).replace(a, b)
-    return text
-
 # %% ../../nbs/show/10_report.ipynb #69ecec9d
-matplotlib.rcParams.update({'svg.hashsalt': 'icdrat', 'svg.fonttype': 'none', 'figure.dpi': 110, 'savefig.bbox': 'tight', 'pdf.fonttype': 42})
+matplotlib.rcParams.update({
+    'svg.hashsalt': 'icdrat', 'svg.fonttype': 'none', 'figure.dpi': 110, 'savefig.bbox': 'tight', 'pdf.fonttype': 42})
 _UNDATED = dict(svg=dict(Date=None), pdf=dict(CreationDate=None), png=dict(Software=None))
 
 def save_figure(
@@ -121,15 +152,22 @@ def check_parameters(
     if not notebook.is_file(): raise MissingFile(f"{notebook}: no such notebook")
     from papermill import inspect_notebook
     try: declared = inspect_notebook(str(notebook))
-    except ValueError: raise UndeclaredParameter(f"{notebook.name}: not a Jupyter notebook with a Python kernel") from None
-    if not declared: raise UndeclaredParameter(f"{notebook.name}: no cell is tagged `parameters`, or it cannot be read; tag the one that declares them")
-    if unknown := sorted(set(parameters)-set(declared)): raise UndeclaredParameter(f"{notebook.name}: unknown parameter {unknown[0]!r}; it declares {', '.join(declared)}")
+    except ValueError:
+        raise UndeclaredParameter(f"{notebook.name}: not a Jupyter notebook with a Python kernel") from None
+    if not declared:
+        raise UndeclaredParameter(
+            f"{notebook.name}: no cell is tagged `parameters`, or it cannot be read; tag the one that declares them")
+    unknown = sorted(set(parameters)-set(declared))
+    if unknown:
+        raise UndeclaredParameter(
+            f"{notebook.name}: unknown parameter {unknown[0]!r}; it declares {', '.join(declared)}")
     return notebook
 
 # %% ../../nbs/show/10_report.ipynb #88446a9b
 class NotebookFailed(BadInput): "A cell of the notebook raised an error"
 
-_ENVIRONMENT = dict(TQDM_MININTERVAL='1', PYTHONWARNINGS='ignore:IProgress not found')  # bars that a log can hold, and no word about widgets
+# bars that a log can hold, and no word about widgets
+_ENVIRONMENT = dict(TQDM_MININTERVAL='1', PYTHONWARNINGS='ignore:IProgress not found')
 
 def run_notebook(
     notebook:str|Path,           # with one cell tagged `parameters`
@@ -141,21 +179,29 @@ def run_notebook(
     notebook,executed = check_parameters(notebook, parameters), Path(executed).resolve()
     from papermill import PapermillExecutionError, execute_notebook
     for name,value in _ENVIRONMENT.items(): os.environ.setdefault(name, value)
+    told = sys.stderr if progress else None
+    quiet = dict(progress_bar=False, extra_arguments=['--log-level=CRITICAL'], stderr_file=told)
     with whole_file(executed) as part:
-        try: execute_notebook(str(notebook), str(part), parameters, cwd=str(notebook.parent), kernel_name='python3', progress_bar=False, extra_arguments=['--log-level=CRITICAL'], stderr_file=sys.stderr if progress else None)
+        try:
+            execute_notebook(
+                str(notebook), str(part), parameters, cwd=str(notebook.parent), kernel_name='python3', **quiet)
         except PapermillExecutionError as e:
-            os.replace(part, failed := executed.with_suffix('.failed.ipynb'))
-            raise NotebookFailed(f"{notebook.name}, cell {e.cell_index}: {e.ename}: {e.evalue}; the whole story is in {failed}") from None
+            failed = executed.with_suffix('.failed.ipynb')
+            os.replace(part, failed)
+            raise NotebookFailed(
+                f"{notebook.name}, cell {e.cell_index}: {e.ename}: {e.evalue}; "
+                f"the whole story is in {failed}") from None
     return executed
 
 # %% ../../nbs/show/10_report.ipynb #bb345952
+_MADE = dict(tables='tab*.md', figures='fig*.svg', pages='page*.html', results='e*.parquet')
+
 def what_was_made(
     results:str|Path, # the folder of one profile
 ) -> str:             # a few lines for the terminal
     "The tables, figures and pages in a folder of results"
     results = Path(results)
     if not results.is_dir(): raise MissingFile(f"{results}: no results there; run `make reproduce`")
-    lines = []
-    for what,pattern in dict(tables='tab*.md', figures='fig*.svg', pages='page*.html', results='e*.parquet').items():
-        if found := sorted(p.name for p in results.glob(pattern)): lines.append(f"  {what:8} {', '.join(found)}")
+    found = {what:sorted(p.name for p in results.glob(pattern)) for what,pattern in _MADE.items()}
+    lines = [f"  {what:8} {', '.join(names)}" for what,names in found.items() if names]
     return '\n'.join([f"Made in {results}:", *lines])

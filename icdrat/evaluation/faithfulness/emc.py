@@ -77,7 +77,8 @@ def emc_inquiry(
     "Comprehensiveness and sufficiency of a ranking (Edin et al. 2024, EMC)"
     down,up = (stepwise_masks(scores, first, size, most) for first in (True, False))
     p = yield np.concatenate([np.zeros((1, len(scores)), bool), down, up])
-    return {'emc/comprehensiveness': share_lost(p[0], p[1:1+len(down)]), 'emc/sufficiency': share_lost(p[0], p[1+len(down):], clipped=True)}
+    return {'emc/comprehensiveness': share_lost(p[0], p[1:1+len(down)]),
+            'emc/sufficiency': share_lost(p[0], p[1+len(down):], clipped=True)}
 
 # %% ../../../nbs/evaluation/faithfulness/40_emc.ipynb #5d254188
 def emc_faithfulness(
@@ -87,9 +88,11 @@ def emc_faithfulness(
     operator:str = 'mask',     # one of `OPERATORS`; EMC masks
 ) -> dict[str, float]:         # emc/comprehensiveness, emc/sufficiency
     "The two numbers of one explanation (Edin et al. 2024, EMC)"
-    if explanation.note_id != note.id: raise OtherNote(f"the explanation is about {explanation.note_id!r}, the note is {note.id!r}")
-    k = column(coder, explanation.code)
-    return concluded(emc_inquiry(word_scores(explanation, readable(note.text))), lambda masks: ask(coder, note, masks, operator)[:, k])
+    if explanation.note_id != note.id:
+        raise OtherNote(f"the explanation is about {explanation.note_id!r}, the note is {note.id!r}")
+    k,scores = column(coder, explanation.code), word_scores(explanation, readable(note.text))
+    def answer(masks): return ask(coder, note, masks, operator)[:, k]
+    return concluded(emc_inquiry(scores), answer)
 
 # %% ../../../nbs/evaluation/faithfulness/40_emc.ipynb #f46aa443
 class NothingPredicted(BadInput): "No pair has a probability above the boundary"
@@ -100,5 +103,8 @@ def emc_means(
 ) -> dict[str, float]:   # comprehensiveness, sufficiency
     "Means over the predicted codes (Edin et al. 2024, EMC)"
     predicted = pairs[pairs['probability'] > boundary]
-    if not len(predicted): raise NothingPredicted(f"none of {len(pairs)} pairs has a probability above {boundary}; lower the boundary, or count the notes apart")
+    if not len(predicted):
+        raise NothingPredicted(
+            f"none of {len(pairs)} pairs has a probability above {boundary}; "
+            "lower the boundary, or count the notes apart")
     return {q:float(predicted[q].mean()) for q in ('comprehensiveness', 'sufficiency')}

@@ -26,19 +26,27 @@ from ...text import readable
 from ...types import OPERATORS, BadInput, Code, Coder, Explanation, Note, Rationale, column
 
 # %% ../../../nbs/evaluation/faithfulness/70_engine.ipynb #5672f2a6
+def _fingerprints(masks):
+    "A short name for each mask"
+    if not masks.shape[1]: return [b'']*len(masks)
+    return [blake2b(row, digest_size=16).digest() for row in np.packbits(masks, axis=1)]
+
 class Interview:
     "Questions about one note, each asked once as long as its answer is remembered"
-    def __init__(self, coder:Coder, note:Note, columns:list[int], operator:str='mask', memory_mb:float=64, batch_size:int=64):
+    def __init__(
+        self, coder:Coder, note:Note, columns:list[int], operator:str='mask', memory_mb:float=64, batch_size:int=64,
+    ):
         self.coder,self.note,self.columns,self.operator,self.batch_size = coder, note, columns, operator, batch_size
         self.room = max(1, int(memory_mb*2**20/(200 + 8*len(columns))))
         self.known,self.n_wanted,self.n_asked = OrderedDict(), 0, 0
     def __call__(self, masks:Bool[np.ndarray, "questions words"]) -> Float[np.ndarray, "questions columns"]:
         "Probabilities in [0, 1]"
-        names = [blake2b(row, digest_size=16).digest() for row in np.packbits(masks, axis=1)] if masks.shape[1] else [b'']*len(masks)
-        new = {}
+        names,new = _fingerprints(masks), {}
         for i,name in enumerate(names):
             if name not in self.known: new.setdefault(name, i)
-        if new: new = dict(zip(new, ask(self.coder, self.note, masks[list(new.values())], self.operator, self.batch_size, self.columns)))
+        if new:
+            asked = masks[list(new.values())]
+            new = dict(zip(new, ask(self.coder, self.note, asked, self.operator, self.batch_size, self.columns)))
         answers = np.stack([new[n] if n in new else self.known[n] for n in names])
         self.known.update(new)
         while len(self.known) > self.room: self.known.popitem(last=False)
@@ -60,12 +68,16 @@ def together(
         except StopIteration as end:
             running.pop(i, None)
             found[i] = end.value
+    def on_the_table(): return sum(max(PORTION, len(m))*m.shape[1] for *_,m in running.values())
     while waiting or running:
-        while waiting and sum(max(PORTION, len(m))*m.shape[1] for *_,m in running.values()) <= memory_mb*2**20: go_on(waiting[0][0], *waiting.popleft()[1])
+        while waiting and on_the_table() <= memory_mb*2**20:
+            i,(inquiry,k) = waiting.popleft()
+            go_on(i, inquiry, k)
         if not running: continue
         table = list(running.items())
-        answers = interview(np.concatenate([m for _,(*_,m) in table]))
-        for (i,(inquiry,k,m)),part in zip(table, np.split(answers, np.cumsum([len(m) for _,(*_,m) in table])[:-1])): go_on(i, inquiry, k, part[:, k])
+        masks = [m for _,(*_,m) in table]
+        answers = np.split(interview(np.concatenate(masks)), np.cumsum([len(m) for m in masks])[:-1])
+        for (i,(inquiry,k,_)),part in zip(table, answers): go_on(i, inquiry, k, part[:, k])
     return [found[i] for i in range(len(found))]
 
 # %% ../../../nbs/evaluation/faithfulness/70_engine.ipynb #aeb4d0d0
@@ -79,7 +91,9 @@ def ranking_inquiries(
     most:int = 100,                          # words of the longest note that NAOPC is asked for
 ) -> Iterator[Inquiry]:
     "One inquiry for each definition"
-    made = dict(eraser=lambda: curve_inquiry(scores, threshold), emc=lambda: emc_inquiry(scores), ferret=lambda: ferret_inquiry(scores, levels), naopc=lambda: naopc_inquiry(scores, most=most))
+    made = dict(
+        eraser=lambda: curve_inquiry(scores, threshold), emc=lambda: emc_inquiry(scores),
+        ferret=lambda: ferret_inquiry(scores, levels), naopc=lambda: naopc_inquiry(scores, most=most))
     check_definitions(definitions, DEFINITIONS)
     return (make() for d,make in made.items() if d in definitions)
 
@@ -96,7 +110,10 @@ def note_inquiries(
 ) -> Iterator[tuple[Code, str, Inquiry]]:      # code and method
     "Everything that is asked about one note, with its controls"
     offsets,by_chance = readable(note.text), random_rankings(note, n_random, seed)
-    def ranked(code, rankings): return (mean_inquiry(same) for same in zip(*(ranking_inquiries(s, thresholds[code], definitions, **options) for s in rankings)))
+    def ranked(code, rankings):
+        "For each definition the mean over rankings"
+        asked = [ranking_inquiries(s, thresholds[code], definitions, **options) for s in rankings]
+        return (mean_inquiry(same) for same in zip(*asked))
     yield from rationale_inquiries(note, rationales, thresholds if 'eraser' in definitions else {}, n_random, seed)
     for code in thresholds:
         if any(e.code == code for e in explanations):
@@ -133,7 +150,7 @@ def note_faithfulness(
     memory_mb:float = 64,                      # of answers remembered, and as much of masks on the table
     batch_size:int = 64,                       # questions a call, for a coder that is not one of ours
     **asked,                                   # `definitions`, `n_random`, `seed`, `levels`, `most` of `note_inquiries`
-) -> tuple[pd.DataFrame, int]:                 # note_id, code, method, metric, value, predicted, gold; how many questions were asked
+) -> tuple[pd.DataFrame, int]:                 # the columns of `ROW`; how many questions were asked
     "Every measure of everything that was said about one note, with controls"
     codes = sorted({a.code for a in (*rationales, *explanations)})
     columns,rows,n_asked = [column(coder, c) for c in codes], [], 0
@@ -145,6 +162,9 @@ def note_faithfulness(
         scored = {c:float(t) for c,t,yes in zip(codes, thresholds, chosen(predicted, true, over)) if yes}
         plan = list(note_inquiries(note, list(rationales), list(explanations), scored, **asked))
         found = together([(inquiry, codes.index(c)) for c,_,inquiry in plan], interview, memory_mb)
-        rows += [(note.id, str(c), method, f'{name}@{operator}', float(value), bool(predicted[k]), bool(true[k])) for (c,method,_),numbers in zip(plan, found) for k in [codes.index(c)] for name,value in numbers.items()]
+        for (c,method,_),numbers in zip(plan, found):
+            k = codes.index(c)
+            said = bool(predicted[k]), bool(true[k])
+            rows += [(note.id, str(c), method, f'{name}@{operator}', float(v), *said) for name,v in numbers.items()]
         n_asked += interview.n_asked
     return pd.DataFrame(rows, columns=ROW).astype(dict(value=float, predicted=bool, gold=bool)), n_asked

@@ -85,7 +85,8 @@ class NoControl(BadInput): "A faithfulness score is reported with its control or
 
 def check_draws(n_random:int) -> None:
     "Refuse to do without a control"
-    if n_random < 1: raise NoControl(f"{n_random} random draws: a score without its control says nothing; draw at least 1")
+    if n_random < 1:
+        raise NoControl(f"{n_random} random draws: a score without its control says nothing; draw at least 1")
 
 def control_masks(
     note_id:str,                            # mixed into the seed
@@ -108,7 +109,8 @@ def random_rationales(
     "The random rationales that stand beside this one"
     offsets = readable(note.text)
     masks = control_masks(note.id, _word_mask(note, rationale, offsets), n_random, seed)
-    return [mark(note, rationale.code, mask_to_spans(m, offsets), f'random@{rationale.source}', rationale.level) for m in masks]
+    name = f'random@{rationale.source}'
+    return [mark(note, rationale.code, mask_to_spans(m, offsets), name, rationale.level) for m in masks]
 
 # %% ../../../nbs/evaluation/faithfulness/20_eraser.ipynb #ef9c68c1
 def decision_flip(
@@ -142,12 +144,14 @@ def rationale_inquiries(
     "What is asked about the rationales of a note, with their controls"
     offsets = readable(note.text)
     for code in sorted({r.code for r in rationales} & set(thresholds)):
-        for method,yes in (('whole_note', True), ('empty', False)): yield code, method, rationale_inquiry(np.full(len(offsets), yes), thresholds[code])
+        for method,marked in (('whole_note', True), ('empty', False)):
+            yield code, method, rationale_inquiry(np.full(len(offsets), marked), thresholds[code])
     for r in rationales:
         mask = spans_to_mask(check_inside(r, note).spans, offsets)
         if r.code not in thresholds or not mask.any(): continue  # counted by `coverage`
         yield r.code, r.source, rationale_inquiry(mask, thresholds[r.code])
-        yield r.code, f'random@{r.source}', rationale_inquiry(control_masks(note.id, mask, n_random, seed), thresholds[r.code])
+        by_chance = control_masks(note.id, mask, n_random, seed)
+        yield r.code, f'random@{r.source}', rationale_inquiry(by_chance, thresholds[r.code])
 
 # %% ../../../nbs/evaluation/faithfulness/20_eraser.ipynb #b6697ff9
 MEASURES = ('eraser/comprehensiveness', 'eraser/sufficiency')

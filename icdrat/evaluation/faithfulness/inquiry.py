@@ -27,7 +27,7 @@ from ...types import (
 def ask(
     coder:Coder,                                # any coder
     note:Note,                                  # what to read
-    erased:list[Bool[np.ndarray, "words"]],     # for each question, True on the words of `icdrat.text.words` that are hidden
+    erased:list[Bool[np.ndarray, "words"]],     # for each question, True on hidden words of `icdrat.text.readable`
     operator:str = 'mask',                      # one of `OPERATORS`
     batch_size:int = 64,                        # questions a call
     columns = ALL,                              # the codes wanted

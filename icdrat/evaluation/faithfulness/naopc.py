@@ -55,8 +55,8 @@ def beam_search(
     n_words:int,
     width:int = 5,           # orders kept
     highest:bool = True,     # False: the lowest area is looked for
-) -> Generator[Bool[np.ndarray, "questions words"], Float[np.ndarray, "questions"], float]: # yields questions; returns an area
-    "An order of erasure that is good, or bad, and its area (Edin et al. 2025)"
+) -> Generator[Bool[np.ndarray, "questions words"], Float[np.ndarray, "questions"], float]:
+    "Yields questions until it has an order of erasure that is good, or bad, and returns its area (Edin et al. 2025)"
     hidden,total = np.zeros((1, n_words), bool), np.zeros(1)
     for _ in range(n_words):
         parent,word = np.nonzero(~hidden)
@@ -88,7 +88,8 @@ def naopc_inquiry(
     most:int = 100,                     # a longer note is not measured
 ) -> Inquiry:
     "Where a ranking stands between the best and the worst order (Edin et al. 2025)"
-    if exact > 16: raise BadLimits(f"exact={exact}: {2**exact:,} questions a note; use at most 16 and the beam above it")
+    if exact > 16:
+        raise BadLimits(f"exact={exact}: {2**exact:,} questions a note; use at most 16 and the beam above it")
     n,down = len(scores), np.argsort(-scores, kind='stable')
     names = [f'{d}/{q}' for d in ('naopc', 'naopc_unfloored') for q in ('comprehensiveness', 'sufficiency')]
     if not 0 < n <= most: return dict.fromkeys(names, np.nan)

@@ -31,15 +31,28 @@ from ...types import OPERATORS, BadInput, Code, Coder, Explanation, Note, Ration
 def _fingerprint(*things) -> str:
     "A short name for things, by their bytes"
     h = hashlib.sha256()
-    for t in things: h.update(t if isinstance(t, bytes) else repr(t).encode()); h.update(b'\0')
+    for t in things:
+        h.update(t if isinstance(t, bytes) else repr(t).encode())
+        h.update(b'\0')
     return h.hexdigest()[:16]
+
+def _weights(network):
+    "Each weight of a network, name and bytes"
+    for name,weight in network.state_dict().items():
+        yield name
+        yield weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
 
 def coder_fingerprint(
     coder:Coder,
 ) -> str:      # 16 letters
     "What a coder is known by: its codes and threshold, and its weights where it is one of ours"
-    weights = [x for k,v in coder.network.state_dict().items() for x in (k, v.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())] if isinstance(coder, LabelAttentionCoder) else [type(coder).__name__]
+    weights = _weights(coder.network) if isinstance(coder, LabelAttentionCoder) else [type(coder).__name__]
     return _fingerprint([str(c) for c in coder.codes], np.asarray(coder.threshold, float).tobytes(), *weights)
+
+def _scored(e):
+    "What is fingerprinted of an explanation"
+    offsets,scores = np.asarray(e.offsets, np.int64), np.asarray(e.scores, float)
+    return (e.note_id, e.code, e.method), offsets.tobytes(), scores.tobytes()
 
 def run_fingerprint(
     coder:Coder,
@@ -50,12 +63,19 @@ def run_fingerprint(
     **options,             # plain values
 ) -> dict:
     "What a run is known by"
-    return dict(notes=_fingerprint(*((n.id, n.text) for n in notes)), rationales=_fingerprint(*((r.note_id, r.code, r.spans, r.source) for r in rationales)),
-        explanations=_fingerprint(*(x for e in explanations for x in ((e.note_id, e.code, e.method), np.asarray(e.offsets, np.int64).tobytes(), np.asarray(e.scores, float).tobytes()))),
-        gold=_fingerprint(sorted((k, sorted(map(str, v))) for k,v in (gold or {}).items())), coder=coder_fingerprint(coder), **json.loads(json.dumps(options)))
+    return dict(
+        notes=_fingerprint(*((n.id, n.text) for n in notes)),
+        rationales=_fingerprint(*((r.note_id, r.code, r.spans, r.source) for r in rationales)),
+        explanations=_fingerprint(*(part for e in explanations for part in _scored(e))),
+        gold=_fingerprint(sorted((k, sorted(map(str, v))) for k,v in (gold or {}).items())),
+        coder=coder_fingerprint(coder), **json.loads(json.dumps(options)))
 
 # %% ../../../nbs/evaluation/faithfulness/80_stream.ipynb #124d24d0
 class OtherRun(BadInput): "The folder holds the parts of another run"
+
+def _opened(folder, belongs, notes):
+    "The folder of this run; another run's is refused"
+    return opened_folder(folder, 'faithfulness.json', belongs, OtherRun, any(n.restricted for n in notes), 'notes')
 
 def part_file(folder:str|Path, number:int) -> Path:
     "Where the rows of a note are"
@@ -82,8 +102,11 @@ def kept_or_asked(
     "Go through notes, and keep what is found"
     parts = []
     for i in numbers:
-        if folder is None: parts.append(ask_about(notes[i])); continue
-        if (file := part_file(folder, i)).is_file(): continue
+        if folder is None:
+            parts.append(ask_about(notes[i]))
+            continue
+        file = part_file(folder, i)
+        if file.is_file(): continue
         rows = ask_about(notes[i])
         with whole_file(file, notes[i].restricted) as part: rows.to_parquet(part, index=False)
     return parts
@@ -100,12 +123,17 @@ def dealt(
 # %% ../../../nbs/evaluation/faithfulness/80_stream.ipynb #e23bfc17
 class NoGold(BadInput): "Pairs of gold codes are asked for, and nobody has said which codes are gold"
 
-def _checked(coder, notes, rationales, explanations, gold, definitions, operators, over) -> dict[str, tuple[list, list]]:
+def _checked(
+    coder, notes, rationales, explanations, gold, definitions, operators, over,
+) -> dict[str, tuple[list, list]]:
     "Rationales and explanations by note, or the reason why not"
     if over not in OVER: raise UnknownPopulation(f"over={over!r} is not one of {', '.join(OVER)}")
-    if over != 'predicted' and gold is None: raise NoGold(f"over={over!r} needs gold=…, the codes of each note by its id (`corpus.codes`); or choose over='predicted'")
+    if over != 'predicted' and gold is None:
+        raise NoGold(f"over={over!r} needs gold=…, the codes of each note by its id (`corpus.codes`); "
+                     "or choose over='predicted'")
     check_definitions(definitions, DEFINITIONS)
-    if unknown := [o for o in operators if o not in OPERATORS]: raise UnknownOperator(f"operator {unknown[0]!r} is not one of {', '.join(OPERATORS)}")
+    unknown = [o for o in operators if o not in OPERATORS]
+    if unknown: raise UnknownOperator(f"operator {unknown[0]!r} is not one of {', '.join(OPERATORS)}")
     hard,soft = (sorted_out(coder, notes, said)[1] for said in (rationales, explanations))
     return {n.id:(hard.get(n.id, []), soft.get(n.id, [])) for n in notes if n.id in hard or n.id in soft}
 
@@ -127,16 +155,22 @@ def all_faithfulness(
     memory_mb:float = 64,                          # of answers remembered, and as much of masks on the table
     batch_size:int = 64,                           # questions a call, for a coder that is not one of ours
     progress:bool = True,                          # show a bar
-) -> pd.DataFrame:                                 # note_id, code, method, metric, value (NaN: undefined), predicted, gold
+) -> pd.DataFrame:                                 # the columns of `ROW`; value is NaN where it is undefined
     "Every faithfulness metric of rationales and explanations, with controls, note by note"
     notes,state = list(notes), PartialState(cpu=parse_flag_from_env('ACCELERATE_USE_CPU'))
     said = _checked(coder, notes, rationales, explanations, gold, definitions, operators, over)
-    asked,where = dict(definitions=list(definitions), n_random=n_random, seed=seed, levels=levels and list(levels), most=most), dict(operators=list(operators), over=over)
-    if folder: from_main(state, lambda: opened_folder(folder, 'faithfulness.json', run_fingerprint(coder, notes, rationales, explanations, gold, **asked, **where), OtherRun, any(n.restricted for n in notes), 'notes'))
+    options = dict(definitions=list(definitions), n_random=n_random, seed=seed, levels=levels and list(levels),
+                   most=most, operators=list(operators), over=over)
+    if folder:
+        def belongs(): return run_fingerprint(coder, notes, rationales, explanations, gold, **options)
+        from_main(state, lambda: _opened(folder, belongs(), notes))
     if state.num_processes > 1 and isinstance(coder, LabelAttentionCoder): coder = coder.to(state.device)
     mine = dealt([len(n) if n.id in said else 0 for n in notes], state.process_index, state.num_processes)
-    bar = tqdm([i for i in mine if notes[i].id in said], 'faithfulness', delay=2, disable=not (progress and state.is_main_process))
-    def ask_about(n): return note_faithfulness(coder, n, *said[n.id], (gold or {}).get(n.id, ()), memory_mb=memory_mb, batch_size=batch_size, **asked, **where)[0]
+    mine = [i for i in mine if notes[i].id in said]
+    bar = tqdm(mine, 'faithfulness', delay=2, disable=not (progress and state.is_main_process))
+    def ask_about(n):
+        of_note,memory = (gold or {}).get(n.id, ()), dict(memory_mb=memory_mb, batch_size=batch_size)
+        return note_faithfulness(coder, n, *said[n.id], of_note, **memory, **options)[0]
     parts = kept_or_asked(bar, notes, ask_about, folder)
     state.wait_for_everyone()
     return read_parts(folder) if folder else in_order(gather_object(parts))

@@ -85,7 +85,7 @@ def codiesp_codes(
     gold:Iterable[tuple[str, str]],             # note and code
     ranked:Sequence[tuple[str, str]],           # note and code, each note's best first
     valid_codes:Collection[str]|None = None,    # lower case; other predictions are dropped; None: all are valid
-) -> dict:                                      # precision, recall, f1 and map in [0, 1]; the first three also `_per_doc`
+) -> dict:                                      # precision, recall, f1, map in [0, 1]; the first three also `_per_doc`
     "The scores of the tracks for diagnoses and procedures (Miranda-Escalada et al. 2020, CodiEsp-D and -P)"
     truth,lists = defaultdict(dict), defaultdict(dict)
     for note,code in gold: truth[note][code.lower()] = None

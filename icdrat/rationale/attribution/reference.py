@@ -22,20 +22,25 @@ from torch import Tensor, nn
 
 from ...coder.base import by_length, pad_batch
 from ...coder.network import LabelAttentionCoder, LabelNetwork, attend
-from .explain import REFERENCES, draw_seed, method, normalised
-from .gradients import embedded, in_units
+from .explain import REFERENCES, WordScores, draw_seed, method, normalised
+from .gradients import Embedded, embedded, in_units
 from .perturbation import Question, n_versions
 from ...types import Coder, Note
 
 # %% ../../../nbs/rationale/attribution/40_reference.ipynb #de02f6b4
 class FromEmbeddings(nn.Module):
     "A network as captum wants it: embeddings in, logits out"
-    def __init__(self, network:LabelNetwork, columns:list[int]): super().__init__(); self.network,self.columns = network, columns
-    def forward(self, x:Float[Tensor, "notes tokens embedding"]) -> Float[Tensor, "notes codes"]:
+    def __init__(self, network:LabelNetwork, columns:list[int]):
+        super().__init__()
+        self.network,self.columns = network, columns
+    def attended(self, x:Float[Tensor, "notes tokens embedding"]) -> tuple[Tensor, Tensor]:
+        "Logits, and the scores of the attention"
         size = self.network.block or x.shape[1]
         real = in_units(torch.ones(x.shape[:2], dtype=bool, device=x.device), size).view(len(x), -1)
         x = in_units(x, size).view(*real.shape, -1)
-        return attend(self.network.head, self.network.encode(x, real), real, self.columns)[0]
+        return attend(self.network.head, self.network.encode(x, real), real, self.columns)
+    def forward(self, x:Float[Tensor, "notes tokens embedding"]) -> Float[Tensor, "notes codes"]:
+        return self.attended(x)[0]
 
 # %% ../../../nbs/rationale/attribution/40_reference.ipynb #ac3a7a8d
 class FromWords(Question):
@@ -45,10 +50,13 @@ class FromWords(Question):
     @torch.no_grad()
     def _ask(self, keep):
         if not self.opened: return super()._ask(keep)
-        network,rows,out = self.coder.network, self._rows(keep), [None]*len(keep)
-        for batch in by_length([len(r) for r in rows], self.coder.batch_tokens):
-            ids,real = (t.to(network.device) for t in pad_batch([rows[i] for i in batch], self.coder.reader.pad, self.coder.reader.mask, network.block or 1))
-            for i,logits in zip(batch, attend(network.head, network.encode(network.embed(ids), real), real, self.columns)[0].cpu()): out[i] = logits
+        coder,net = self.coder, self.coder.network
+        rows,out = self._rows(keep), [None]*len(keep)
+        for batch in by_length([len(r) for r in rows], coder.batch_tokens):
+            padded = pad_batch([rows[i] for i in batch], coder.reader.pad, coder.reader.mask, net.block or 1)
+            ids,real = (t.to(net.device) for t in padded)
+            logits = attend(net.head, net.encode(net.embed(ids), real), real, self.columns)[0].cpu()
+            for i,row in zip(batch, logits): out[i] = row
         return torch.stack(out).numpy()
 
 # %% ../../../nbs/rationale/attribution/40_reference.ipynb #42e0e1c2
@@ -70,41 +78,51 @@ def each_code(columns:list[int], seed:int, attribute:Callable[[int], Tensor]) ->
     return torch.stack(rows)
 
 # %% ../../../nbs/rationale/attribution/40_reference.ipynb #a91505ea
+def _numbers(coder:LabelAttentionCoder, n:Embedded, columns:list[int], explainer:type, seed:int=0, **given) -> Tensor:
+    "What captum gives each code for each number of an embedding"
+    explained = explainer(FromEmbeddings(coder.network, columns))
+    return each_code(columns, seed, lambda c: explained.attribute(n.x, target=c, **given))
+
 @method('input_x_gradient', shelf=REFERENCES)
-def captum_input_x_gradient(coder:LabelAttentionCoder, note:Note, columns:list[int], reduce:str='l2'):
+def captum_input_x_gradient(coder:LabelAttentionCoder, note:Note, columns:list[int], reduce:str='l2') -> WordScores:
     "captum's InputXGradient for each code"
-    n,explainer = embedded(coder, note.text), InputXGradient(FromEmbeddings(coder.network, columns))
-    found = each_code(columns, 0, lambda c: explainer.attribute(n.x, target=c))
+    n = embedded(coder, note.text)
+    found = _numbers(coder, n, columns, InputXGradient)
     return n.to_words(found.norm(dim=-1) if reduce == 'l2' else found.sum(-1))
 
 @method('attingrad', shelf=REFERENCES)
-def captum_attingrad(coder:LabelAttentionCoder, note:Note, columns:list[int], norm:str|None='code'):
+def captum_attingrad(coder:LabelAttentionCoder, note:Note, columns:list[int], norm:str|None='code') -> WordScores:
     "captum's InputXGradient for each code, times the attention"
-    n,explainer = embedded(coder, note.text), InputXGradient(FromEmbeddings(coder.network, columns))
-    found = each_code(columns, 0, lambda c: explainer.attribute(n.x, target=c)).norm(dim=-1).cpu().numpy()
-    size = coder.network.block or n.x.shape[1]
-    real = in_units(torch.ones(n.x.shape[:2], dtype=bool, device=n.x.device), size).view(1, -1)
-    with torch.no_grad(): scores = attend(coder.network.head, coder.network.encode(in_units(n.x, size).view(*real.shape, -1), real), real, columns)[1]
+    n = embedded(coder, note.text)
+    found = _numbers(coder, n, columns, InputXGradient).norm(dim=-1).cpu().numpy()
+    with torch.no_grad(): scores = FromEmbeddings(coder.network, columns).attended(n.x)[1]
     return n.to_words(normalised(scores.softmax(-1)[0, :, :found.shape[1]].cpu().numpy()*found, norm))
 
+# %% ../../../nbs/rationale/attribution/40_reference.ipynb #bfc1b740
 @method('integrated_gradients', signed=True, shelf=REFERENCES)
-def captum_integrated_gradients(coder:LabelAttentionCoder, note:Note, columns:list[int], n_steps:int=50, most_tokens:int=2048):
+def captum_integrated_gradients(
+    coder:LabelAttentionCoder, note:Note, columns:list[int], n_steps:int=50, most_tokens:int=2048
+) -> WordScores:
     "captum's IntegratedGradients for each code"
-    n,explainer = embedded(coder, note.text), IntegratedGradients(FromEmbeddings(coder.network, columns))
+    n = embedded(coder, note.text)
     batch = max(1, most_tokens//n.x.shape[1])
-    return n.to_words(each_code(columns, 0, lambda c: explainer.attribute(n.x, n.base, target=c, n_steps=n_steps, internal_batch_size=batch)).sum(-1))
+    given = dict(baselines=n.base, n_steps=n_steps, internal_batch_size=batch)
+    return n.to_words(_numbers(coder, n, columns, IntegratedGradients, **given).sum(-1))
 
 @method('gradient_shap', signed=True, shelf=REFERENCES)
-def captum_gradient_shap(coder:LabelAttentionCoder, note:Note, columns:list[int], n_samples:int=5, noise:float=.1, seed:int=0):
+def captum_gradient_shap(
+    coder:LabelAttentionCoder, note:Note, columns:list[int], n_samples:int=5, noise:float=.1, seed:int=0
+) -> WordScores:
     "captum's GradientShap for each code, with the same draws"
-    n,explainer = embedded(coder, note.text), GradientShap(FromEmbeddings(coder.network, columns))
-    return n.to_words(each_code(columns, draw_seed(seed, note.id), lambda c: explainer.attribute(n.x, n.base, n_samples=n_samples, stdevs=noise*n.x.std().item(), target=c)).sum(-1))
+    n = embedded(coder, note.text)
+    given = dict(baselines=n.base, n_samples=n_samples, stdevs=noise*n.x.std().item())
+    return n.to_words(_numbers(coder, n, columns, GradientShap, draw_seed(seed, note.id), **given).sum(-1))
 
 @method('deeplift', signed=True, shelf=REFERENCES)
-def captum_deeplift(coder:LabelAttentionCoder, note:Note, columns:list[int]):
+def captum_deeplift(coder:LabelAttentionCoder, note:Note, columns:list[int]) -> WordScores:
     "captum's DeepLift for each code: secants where it finds a module that it knows, gradients elsewhere"
-    n,explainer = embedded(coder, note.text), DeepLift(FromEmbeddings(coder.network, columns))
-    return n.to_words(each_code(columns, 0, lambda c: explainer.attribute(n.x, n.base, target=c)).sum(-1))
+    n = embedded(coder, note.text)
+    return n.to_words(_numbers(coder, n, columns, DeepLift, baselines=n.base).sum(-1))
 
 # %% ../../../nbs/rationale/attribution/40_reference.ipynb #f3206423
 def _by_words(coder, note, columns, operator, seed, attribute):
@@ -112,26 +130,37 @@ def _by_words(coder, note, columns, operator, seed, attribute):
     ask = FromWords(coder, note.text, columns, operator)
     if not len(ask): return ask.spread(np.zeros((len(columns), 0)))
     ones = torch.ones(1, len(ask))
-    return ask.spread(each_code(columns, seed, lambda c: attribute(ask, dict(inputs=ones, baselines=torch.zeros_like(ones), target=c))).numpy())
+    def asked(c): return attribute(ask, dict(inputs=ones, baselines=torch.zeros_like(ones), target=c))
+    return ask.spread(each_code(columns, seed, asked).numpy())
 
 @method('occlusion', needs='coder', shelf=REFERENCES)
-def captum_occlusion(coder:Coder, note:Note, columns:list[int], operator:str='mask', signed:bool=False, norm:str|None=None):
+def captum_occlusion(
+    coder:Coder, note:Note, columns:list[int], operator:str='mask', signed:bool=False, norm:str|None=None
+) -> WordScores:
     "captum's FeatureAblation for each code"
-    places,found = _by_words(coder, note, columns, operator, 0, lambda ask,given: FeatureAblation(ask).attribute(**given))
+    def ablate(ask, given): return FeatureAblation(ask).attribute(**given)
+    places,found = _by_words(coder, note, columns, operator, 0, ablate)
     return places, normalised(found if signed else np.abs(found), norm)
 
 @method('lime', needs='coder', signed=True, shelf=REFERENCES)
-def captum_lime(coder:Coder, note:Note, columns:list[int], operator:str='mask', per_word:float=3., most:int=10_000, penalty:float=.01, width:float=1., seed:int=0):
+def captum_lime(
+    coder:Coder, note:Note, columns:list[int], operator:str='mask', per_word:float=3., most:int=10_000,
+    penalty:float=.01, width:float=1., seed:int=0
+) -> WordScores:
     "captum's Lime for each code, with the same draws"
     similar = get_exp_kernel_similarity_function('cosine', width)
-    return _by_words(coder, note, columns, operator, draw_seed(seed, note.id), lambda ask,given:
-                     Lime(ask, SkLearnLasso(alpha=penalty), similar).attribute(**given, n_samples=n_versions(len(ask), per_word, most)))
+    def fit(ask, given):
+        lime = Lime(ask, SkLearnLasso(alpha=penalty), similar)
+        return lime.attribute(**given, n_samples=n_versions(len(ask), per_word, most))
+    return _by_words(coder, note, columns, operator, draw_seed(seed, note.id), fit)
 
 @method('kernel_shap', needs='coder', signed=True, shelf=REFERENCES)
-def captum_kernel_shap(coder:Coder, note:Note, columns:list[int], operator:str='mask', per_word:float=3., most:int=10_000, seed:int=0):
+def captum_kernel_shap(
+    coder:Coder, note:Note, columns:list[int], operator:str='mask', per_word:float=3., most:int=10_000, seed:int=0
+) -> WordScores:
     "captum's KernelShap for each code, with the same draws"
-    return _by_words(coder, note, columns, operator, draw_seed(seed, note.id), lambda ask,given:
-                     KernelShap(ask).attribute(**given, n_samples=n_versions(len(ask), per_word, most)))
+    def fit(ask, given): return KernelShap(ask).attribute(**given, n_samples=n_versions(len(ask), per_word, most))
+    return _by_words(coder, note, columns, operator, draw_seed(seed, note.id), fit)
 
 # %% ../../../nbs/rationale/attribution/40_reference.ipynb #574f3813
 def apart(
@@ -140,4 +169,5 @@ def apart(
     least:float = 1e-30, # what scores are compared with where they are smaller
 ) -> float:       # 0: equal
     "The largest difference of two scores, as a share of the largest score of its note and code"
-    return max((float(np.abs(a.scores - b.scores).max()/max(np.abs(b.scores).max(), least)) for a,b in zip(ours, others, strict=True) if len(a)), default=0.)
+    def share(a, b): return float(np.abs(a.scores - b.scores).max()/max(np.abs(b.scores).max(), least))
+    return max((share(a, b) for a,b in zip(ours, others, strict=True) if len(a)), default=0.)
