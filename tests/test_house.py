@@ -137,10 +137,24 @@ def test_imports_go_one_way(path):
 # ---- code ----
 
 
+def named_for_others(path):
+    "The lines of __all__, which nbdev writes and wraps as it likes"
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+            return range(node.lineno, node.end_lineno + 1)
+    return ()
+
+
 def test_every_line_is_read_by_the_oldest_python_is_short_and_every_import_is_used():
-    words = [sys.executable, "-m", "ruff", "check", "--quiet", "--target-version", "py310"]
-    done = subprocess.run([*words, "icdrat", "tests", "benchmarks", "llm"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    words = [sys.executable, "-m", "ruff", "check", "--quiet", "--target-version", "py310", "--output-format", "json"]
+    folders = ["icdrat", "tests", "benchmarks", "llm", "site"]
+    done = subprocess.run([*words, *folders], cwd=ROOT, capture_output=True, text=True)
+    found = []
+    for fault in json.loads(done.stdout):
+        path, row = Path(fault["filename"]), fault["location"]["row"]
+        if fault["code"] != "E501" or path not in MODULES or row not in named_for_others(path):
+            found.append(f"{path.relative_to(ROOT)}:{row}: {fault['message']}")
+    assert not found, "\n".join(found)
 
 
 @by_path(MODULES)
