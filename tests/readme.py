@@ -17,13 +17,26 @@ def words(shown: str) -> str:
     return "> " + "<br>".join(re.sub(r"\s*\n\s*", " ", part) for part in parts if part)
 
 
+def table(shown: str) -> str:
+    "A table of a notebook as one of Markdown"
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S) for row in re.findall(r"<tr.*?</tr>", shown, re.S)]
+    rows = [[html.unescape(re.sub(r"<[^>]+>", "", cell)).strip() for cell in row] for row in rows if any(row)]
+    names, body = rows[0], rows[1:]
+    if body and not any(body[0][1:]):  # the name of the index has a row of its own
+        names, body = [body[0][0], *names[1:]], body[1:]
+    lines = [names, ["---"] * len(names), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def as_markdown(cell: dict) -> None:
-    "What a page of Markdown cannot show becomes what it can: marks in bold, tables as text, code in a fold"
+    "What a page of Markdown cannot show becomes what it can: marks in bold, tables, code in a fold"
     for output in cell.get("outputs", []):
         data = output.get("data", {})
         shown = data.pop("text/html", "")
         if "<mark" in shown:
             data["text/markdown"] = words(shown)
+        elif "<table" in shown:
+            data["text/markdown"] = table(shown)
     options = re.findall(r"^#\|\s*([\w-]+)(?::\s*(\S+))?", cell.source, re.M)
     cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M)
     if ("code-fold", "true") in options:

@@ -11,7 +11,6 @@ from icdrat.evaluation.faithfulness.curves import SHARES, BadShares, aopc, curve
 from icdrat.evaluation.faithfulness.eraser import (
     EmptyRationale,
     NoControl,
-    UnknownOperator,
     comprehensiveness,
     control_masks,
     faithfulness,
@@ -29,9 +28,18 @@ from icdrat.evaluation.faithfulness.inquiry import (
     known,
     probability_lost,
 )
-from icdrat.types import RepeatedRationale
 from icdrat.text import blank, mark, mask_to_spans, spans_to_mask, words
-from icdrat.types import Code, CodeNotInVocabulary, Explanation, Note, Rationale, Span, SpanOutsideNote
+from icdrat.types import (
+    Code,
+    CodeNotInVocabulary,
+    Explanation,
+    Note,
+    Rationale,
+    RepeatedRationale,
+    Span,
+    SpanOutsideNote,
+    UnknownOperator,
+)
 
 CODES = [Code("icd10cm", v) for v in ("E11.9", "I10", "R11")]
 NOTE = Note("n1", " ".join(f"w{i:02}" for i in range(40)))

@@ -643,6 +643,14 @@ def test_a_fingerprint_sees_every_character():
     assert first["training"] != fingerprint(build("toy", rows), HELD_OUT, CODES, SMALL)["training"]
 
 
+def test_a_fingerprint_sees_where_a_rationale_stands():
+    mark = NOTES.gold[0]
+    elsewhere = replace(mark, spans=(Span(0, len(mark.spans[0])),))  # as many characters
+    assert elsewhere.spans != mark.spans
+    first, second = (fingerprint(NOTES, HELD_OUT, CODES, SMALL, [r]) for r in (mark, elsewhere))
+    assert [k for k in first if first[k] != second[k]] == ["guide"]
+
+
 # shared
 
 LAUNCH = [

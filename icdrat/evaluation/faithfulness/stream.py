@@ -49,6 +49,7 @@ def coder_fingerprint(
     weights = _weights(coder.network) if isinstance(coder, LabelAttentionCoder) else [type(coder).__name__]
     return _fingerprint([str(c) for c in coder.codes], np.asarray(coder.threshold, float).tobytes(), *weights)
 
+# %% ../../../nbs/evaluation/faithfulness/80_stream.ipynb #3e2985ae
 def _scored(e):
     "What is fingerprinted of an explanation"
     offsets,scores = np.asarray(e.offsets, np.int64), np.asarray(e.scores, float)
