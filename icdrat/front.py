@@ -6,21 +6,21 @@
 __all__ = ['NAMES', 'CORPORA', 'load_corpus', 'together', 'validated', 'train', 'explain', 'select', 'plausibility',
            'faithfulness', 'show', 'Room']
 
-# %% ../nbs/50_front.ipynb #691cc322
+# %% ../nbs/50_front.ipynb #b97cdc18
 import sys
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Callable, Iterable, Sequence
 
-# %% ../nbs/50_front.ipynb #fdaa914b
+# %% ../nbs/50_front.ipynb #aeb69673
 NAMES = {
     'Note': 'types', 'Span': 'types', 'Code': 'types', 'Rationale': 'types', 'Explanation': 'types',
     'Corpus': 'data.corpus',
     'load_corpus': 'front', 'train': 'front', 'explain': 'front', 'select': 'front',
     'plausibility': 'front', 'faithfulness': 'front', 'show': 'front'}
 
-# %% ../nbs/50_front.ipynb #b081696e
+# %% ../nbs/50_front.ipynb #ccf45fff
 __all__ = list(NAMES)
 
 def __getattr__(name:str):
@@ -32,7 +32,7 @@ def __dir__() -> list[str]:
     "What the package has: its names, and what was imported already"
     return sorted({*NAMES, *vars(sys.modules['icdrat'])})
 
-# %% ../nbs/50_front.ipynb #59f449d5
+# %% ../nbs/50_front.ipynb #8c875b7e
 def _codiesp_en(folder:str|Path|None=None, **settings) -> 'Corpus':
     "The English notes of CodiEsp with projected evidence"
     from icdrat.data.codiesp import codiesp, with_silver
@@ -60,7 +60,7 @@ def load_corpus(
         raise exchange.BadInput(f"{name}: a corpus in a folder takes no {', '.join(settings)}; choose its level only")
     return corpus.to_level(exchange.load_corpus(name), level)
 
-# %% ../nbs/50_front.ipynb #887301d9
+# %% ../nbs/50_front.ipynb #8d9d1dd6
 def together(
     corpus:'Corpus',         # any corpus
 ) -> Callable[[str], str]:   # of a note's id: what the note must not be parted from
@@ -94,7 +94,7 @@ def train(
     coder,_ = train_student(validated(corpus), codes, guide, weight, plan, progress=progress)
     return coder
 
-# %% ../nbs/50_front.ipynb #f035c6bb
+# %% ../nbs/50_front.ipynb #238dee13
 def _as_notes(notes:'Corpus|Note|Sequence[Note]') -> Sequence['Note']:
     "The notes of whatever holds them"
     from icdrat.data.corpus import Corpus
@@ -117,7 +117,7 @@ def explain(
     else: asked = dict(zip((n.id for n in said), predicted(coder, [n.text for n in said])))
     return explained(coder, said, asked, method, progress, **options)
 
-# %% ../nbs/50_front.ipynb #be8e7f74
+# %% ../nbs/50_front.ipynb #cc628a81
 def select(
     explanations:Iterable['Explanation'], # of any methods, of validation notes and of others
     corpus:'Corpus',                      # their notes; experts have marked evidence in its validation notes
@@ -134,7 +134,7 @@ def select(
         found += [selected(e, corpus.note(e.note_id), rule) for e in ours if e.note_id not in tuning.codes]
     return found
 
-# %% ../nbs/50_front.ipynb #f07dee0e
+# %% ../nbs/50_front.ipynb #c0019e60
 def _of_notes(rationales:Iterable['Rationale'], notes:Sequence['Note'], codes:Iterable['Code']|None) -> list:
     "The rationales of these notes, for these codes"
     ids,known = {n.id for n in notes}, None if codes is None else set(codes)
@@ -165,7 +165,7 @@ def plausibility(
     gold,predicted = (_of_notes(rs, said, codes) for rs in (gold, predicted))
     return _small(summarise_counts(counted(said, gold, predicted, tuple(definitions), progress=False), n_draws))
 
-# %% ../nbs/50_front.ipynb #ab0d6f95
+# %% ../nbs/50_front.ipynb #3c9a4af9
 def faithfulness(
     coder:'Coder',
     notes:'Corpus|Note|Sequence[Note]',  # which notes are scored
@@ -181,7 +181,7 @@ def faithfulness(
     found = _of_notes(rationales, said, coder.codes)
     return _small(summarise_means(asked(coder, said, found, n_random, progress=progress), n_draws))
 
-# %% ../nbs/50_front.ipynb #efc866c7
+# %% ../nbs/50_front.ipynb #17418002
 def show(
     note:'Note',  # what to look at
     **sources,    # for each column a list of rationales or explanations, or one of them

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from misbehaving import completion, llm  # noqa: F401  a loopback server that plays replies
 
-from icdrat.cli import main
+from icdrat.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[1]
 SECRET = "canary words of a patient"
@@ -43,7 +43,9 @@ def icdrat(*words, cwd=ROOT, **env):
 
 
 @pytest.mark.parametrize(
-    "start", [["-c", "from icdrat.cli import main; main()"], ["-m", "icdrat.cli"]], ids=["as a command", "as a module"]
+    "start",
+    [["-c", "from icdrat.cli.main import main; main()"], ["-m", "icdrat.cli.main"]],
+    ids=["as a command", "as a module"],
 )
 def test_it_runs_as_a_process_of_its_own(start):
     done = subprocess.run(

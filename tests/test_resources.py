@@ -1,5 +1,6 @@
 "What comes with the package is found from anywhere, and travels with it."
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -15,21 +16,13 @@ FILES = sorted(p.relative_to(ROOT / "icdrat").as_posix() for p in (ROOT / "icdra
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    "The package as others install it"
-    out = tmp_path_factory.mktemp("wheel")
-    words = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(out),
-        str(ROOT),
-    ]
-    subprocess.run(words, check=True, capture_output=True)
+    "The package as others install it, built from a copy"
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    shutil.copytree(ROOT / "icdrat", source / "icdrat", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "settings.ini", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, source)
+    words = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(out)]
+    subprocess.run([*words, str(source)], check=True, capture_output=True)
     return next(out.glob("*.whl"))
 
 

@@ -13,7 +13,7 @@ from test_cli import ROOT, icdrat
 from test_mdace import a, chart, noteevents_file, write
 from test_mimic import hospital
 
-from icdrat.cli import app
+from icdrat.cli.main import app
 from icdrat.data.corpus import build, codes_among
 from icdrat.data.exchange import load_corpus, save_corpus
 from icdrat.data.synth import synthesise

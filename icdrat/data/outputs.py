@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
+from threading import get_ident
 
 from ..types import BadInput
 
@@ -26,7 +27,7 @@ try: import fcntl
 except ImportError: fcntl = None # a system without file locks
 
 # %% ../../nbs/data/12_outputs.ipynb #07a10006
-class CannotWrite(BadInput, OSError): "There is no room or no permission for an output, or something else is in its place"
+class CannotWrite(BadInput, OSError): "No room, no permission, or something else in the place of an output"
 
 def _amount(n:float) -> str:
     "A number of bytes, as people say it"
@@ -41,38 +42,39 @@ def _size(path:Path) -> int:
     files = [path] if path.is_file() else path.rglob('*')
     return sum(f.stat().st_size for f in files if f.is_file())
 
-def _number(e:BaseException, part:Path) -> int|None:
+def _number(e:BaseException, part:Path|None) -> int|None:
     "The operating system's number for a failure"
     if getattr(e, 'errno', None): return e.errno
     if told := re.search(r'(?:os error|errno) (\d+)', str(e), re.I): return int(told[1])
-    if isinstance(e, RuntimeError) and part.is_file():
+    if isinstance(e, RuntimeError) and part and part.is_file():
         try:
             with open(part, 'ab') as file: file.write(bytes(1 << 16))
         except OSError as why: return why.errno
 
 # %% ../../nbs/data/12_outputs.ipynb #07a10007
-def _meant(e:Exception, path:Path, part:Path) -> Exception:
-    "A failure to write the part, said of the path; any other failure as it is"
+def _meant(e:Exception, path:Path, part:Path|None) -> Exception:
+    "A failure to write the part, or to begin it, said of the path; any other failure as it is"
     if isinstance(e, BadInput):
-        return type(e)(str(e).replace(str(part), str(path))) if str(part) in str(e) else e
-    number,about = _number(e, part), str(getattr(e, 'filename', None) or part)
-    if not number or not about.startswith(str(part)): return e
+        return type(e)(str(e).replace(str(part), str(path))) if part and str(part) in str(e) else e
+    number,about = _number(e, part), str(part and getattr(e, 'filename', None) or '')
+    if about and not about.startswith(str(part)): return e
     if number in (errno.ENOSPC, errno.EDQUOT):
-        return CannotWrite(
-            f"{path}: no space left on the disk after {_amount(_size(part))} of it; "
-            "make room, or name another place")
+        after = f" after {_amount(_size(part))} of it" if part else ''
+        return CannotWrite(f"{path}: no space left on the disk{after}; make room, or name another place")
     if number == errno.EFBIG:
         return CannotWrite(
             f"{path}: grows larger than a file may be here; "
             "raise the limit (ulimit -f), or name a place on another file system")
-    return CannotWrite(f"{path}: cannot be written ({os.strerror(number)})")
+    if number and (about or not part or number == errno.EROFS):
+        return CannotWrite(f"{path}: cannot be written ({os.strerror(number)})")
+    return e
 
 # %% ../../nbs/data/12_outputs.ipynb #07a1000a
 def _through(path:Path) -> bool:
     "Whether a name stands for a device, a pipe or a file that is open already"
     name = os.path.abspath(path)
     for _ in range(40):
-        if re.match('/proc/|/dev/(fd|stdin|stdout|stderr)', name): return True
+        if re.match(r'/proc/\w+/fd/|/dev/(fd/|stdin|stdout|stderr)', name): return True
         if not os.path.islink(name): break
         name = os.path.abspath(os.path.join(os.path.dirname(name), os.readlink(name)))
     if not os.path.exists(path): return False
@@ -81,7 +83,9 @@ def _through(path:Path) -> bool:
 
 def _target(path:Path) -> Path:
     "Where an output really goes: at the end of all links"
-    return Path(os.path.realpath(path))
+    target = Path(os.path.realpath(path))
+    if target.is_symlink(): raise CannotWrite(f"{path}: a link that leads back to itself; remove it yourself")
+    return target
 
 # %% ../../nbs/data/12_outputs.ipynb #07a1000d
 class BeingWritten(CannotWrite): "Another run is writing the output"
@@ -114,15 +118,22 @@ def _remove(rest:Path) -> None:
         except OSError: pass
 
 # %% ../../nbs/data/12_outputs.ipynb #07a1000f
+_ALONE = set() # threads of this process, and the folders of which they hold the lock
+
 @contextmanager
 def _alone(place:Path) -> Iterator[None]:
     "Within the block no other run makes, sweeps or renames parts in a folder"
     try: file = os.open(place, os.O_RDONLY)
     except OSError: file = None # a folder that may be written to and not read
+    here = get_ident(), _target(place)
+    inside = file is None or here in _ALONE
     try:
-        if file is not None: _locked(file, wait=True)
+        if not inside:
+            _locked(file, wait=True)
+            _ALONE.add(here)
         yield
     finally:
+        if not inside: _ALONE.discard(here)
         if file is not None: os.close(file)
 
 def _ending(name:str) -> str:
@@ -130,13 +141,14 @@ def _ending(name:str) -> str:
     while len(os.fsencode(name)) > 230: name = name[1:]
     return name
 
-def _leftovers(target:Path, ending:str|None=None) -> list[Path]:
-    "Parts of a target, and what it was before; with the ending '' of all targets of the folder"
-    ending = re.escape(_ending(target.name)) if ending is None else '.*'
+def _leftovers(target:Path, of_all:bool=False) -> list[Path]:
+    "Parts of a target, or of all that are in its folder, and what it was before"
+    ending = '.*' if of_all else re.escape(_ending(target.name))
     try: names = os.listdir(target.parent)
     except OSError: return []
     return [target.parent/n for n in sorted(names) if re.fullmatch(rf'\.(part|old)[0-9a-f]+-{ending}', n, re.S)]
 
+# %% ../../nbs/data/12_outputs.ipynb #07a10030
 def _sweep(path:Path, target:Path) -> None:
     "Remove what dead runs have left of a target; refuse one that another run is writing"
     for rest in _leftovers(target):
@@ -147,9 +159,9 @@ def _sweep(path:Path, target:Path) -> None:
             os.replace(rest, target)
             _tell(f"{path}: a run was killed while it replaced it; put back as it was before")
         elif free: _remove(rest)
-        if rest.name.startswith('.part') and rest not in _OURS:
-            left = f"{path}: {rest.name} beside it was left by a run that was killed"
-            _tell(f"{left}; remove it yourself" if rest.exists() else f"{left}, and is removed")
+        if rest.name.startswith('.old') or rest in _OURS: continue
+        if rest.exists(): _tell(f"{path}: {rest.name} beside it may be of a run that was killed; see to it yourself")
+        else: _tell(f"{path}: removed {rest.name} beside it, which a run that was killed had left")
 
 # %% ../../nbs/data/12_outputs.ipynb #07a10011
 @contextmanager
@@ -163,32 +175,36 @@ def _for_owner(private:bool) -> Iterator[None]:
 def _begun(path:Path, target:Path, folder:bool) -> tuple[Path, int]:
     "A new part of a target, and the file that holds its lock"
     part = target.with_name(f'.part{token_hex(4)}-{_ending(target.name)}')
-    target.parent.mkdir(parents=True, exist_ok=True)
     with _alone(target.parent):
         if not _OURS & set(target.parents): _sweep(path, target)
         if folder: part.mkdir()
-        file = os.open(part/'.writing' if folder else part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        try: file = os.open(part/'.writing' if folder else part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        except OSError:
+            _remove(part)
+            raise
         _locked(file)
         _OURS.add(part)
     return part, file
 
+# %% ../../nbs/data/12_outputs.ipynb #07a1002e
 @contextmanager
 def _part(path:Path, target:Path, private:bool, folder:bool=False) -> Iterator[Path]:
     "A part to write to, gone at the end unless it was renamed; failures are said of the path"
-    with _for_owner(private):
-        part,file = None,None
-        try:
+    part,file = None,None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _for_owner(private):
             part,file = _begun(path, target, folder)
             yield part
-        except Exception as e:
-            meant = _meant(e, path, part or target.parent)
-            if meant is e: raise
-            raise meant from None
-        finally:
-            if part:
-                _remove(part)
-                os.close(file)
-                _OURS.discard(part)
+    except Exception as e:
+        meant = _meant(e, path, part)
+        if meant is e: raise
+        raise meant from None
+    finally:
+        if part:
+            _remove(part)
+            os.close(file)
+            _OURS.discard(part)
 
 # %% ../../nbs/data/12_outputs.ipynb #07a10013
 def check_room(
@@ -225,6 +241,7 @@ def _known(target:Path) -> tuple|None:
     return about.st_ino, about.st_mtime_ns*(not target.is_dir())
 
 _SEEN = {} # what outputs were when they were checked
+_ME = getattr(os, 'getuid', int)() # the number of the user
 
 def _compared(path:Path, target:Path) -> None:
     "Say so where another run has written an output since it was checked"
@@ -241,7 +258,7 @@ def whole_file(
     path = Path(path)
     _check_file(path)
     through = _through(path)
-    target = Path(tempfile.gettempdir())/f'{os.getuid()}-{path.name}' if through else _target(path)
+    target = Path(tempfile.gettempdir())/f'{_ME}-{path.name}' if through else _target(path)
     check_room(target if through else path, needs)
     with _part(path, target, private or through) as part:
         yield part
@@ -375,9 +392,9 @@ def opened_folder(
     path,folder = Path(folder), _target(Path(folder))
     _check_ours(path, about, hidden=False)
     try:
-        with _for_owner(private):
-            (folder/within).mkdir(parents=True, exist_ok=True)
-            if private: _kept_private(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _for_owner(private): (folder/within).mkdir(parents=True, exist_ok=True)
+        if private: _kept_private(folder)
         with _alone(folder):
             _check_same(path, path/about, belongs, other)
             if not (folder/about).is_file():
@@ -386,25 +403,27 @@ def opened_folder(
     except BadInput as e: raise type(e)(str(e).replace(str(folder), str(path))) from None
     except OSError as e: raise CannotWrite(f"{path}: cannot be written ({e.strerror or e})") from None
     for place in {folder, folder/within}:
-        for rest in _leftovers(place/about, ''): _remove(rest)
+        for rest in _leftovers(place/about, of_all=True): rest in _OURS or _remove(rest)
 
 # %% ../../nbs/data/12_outputs.ipynb #07a10029
 def _check_place(path:Path, target:Path) -> None:
     "Refuse an output where no file can be made"
-    near = target.parent
+    near,here = target.parent, Path.cwd()
     while not os.path.lexists(near): near = near.parent
-    shown = near.relative_to(here) if near.is_relative_to(here := Path.cwd()) and near != here else near
+    shown = near.relative_to(here) if near.is_relative_to(here) and near != here else near
     if not near.is_dir(): raise CannotWrite(f"{path}: {shown} is a file, not a folder; name a place in a folder")
-    trial = near/f'.part{token_hex(4)}-trial'
+    trial = near/f'.part{token_hex(4)}-{_ending(target.name)}'
     try:
-        with open(trial, 'xb') as file: file.write(bytes(4096))
+        with _alone(near):
+            try: trial.write_bytes(bytes(4096))
+            finally: _remove(trial)
     except OSError as e:
         if e.errno not in (errno.EACCES, errno.EPERM, errno.EROFS): raise _meant(e, path, trial) from None
         raise CannotWrite(
             f"{path}: cannot be written, since nothing can be made in {shown} ({e.strerror}); "
             "name another place") from None
-    finally: _remove(trial)
 
+# %% ../../nbs/data/12_outputs.ipynb #07a1002d
 def _checked(path:Path, holds:str|None, whole:bool) -> Path:
     "Refuse one output that cannot be written; where it really goes"
     target = _target(path)
@@ -417,6 +436,8 @@ def _checked(path:Path, holds:str|None, whole:bool) -> Path:
     _check_place(path, target/holds.split()[0] if holds and not whole else target)
     if target.parent.is_dir():
         with _alone(target.parent): _sweep(path, target)
+    if holds and not whole and (target/holds).exists() and target/holds not in _HELD and _free(target/holds) is False:
+        raise BeingWritten(f"{path}: another run is at work in it; wait for it, or name another folder")
     _SEEN[target] = _known(target)
     return target
 
