@@ -38,13 +38,12 @@ export OMP_NUM_THREADS ?= 1
 
 # ---- what depends on what ----
 room        = $(shell find icdrat/$1 -name '*.py')
-data       := $(wildcard icdrat/*.py) $(call room,data)
+data       := $(wildcard icdrat/*.py icdrat/assets/*/*) $(call room,data)
 coder      := $(data) $(call room,coder)
 rationale  := $(coder) $(call room,rationale)
 evaluation := $(rationale) $(call room,evaluation)
 learning   := $(evaluation) $(call room,learning)
 report     := icdrat/show/report.py
-shipped     = $(wildcard $(1:%=icdrat/assets/%/*))
 
 EXPERIMENTS := e1_coder e2_rationales e3_student e4_plausibility e5_faithfulness e6_corpora e7_linker e8_models e9_explainers e10_teachers
 PAPER       := tab1_methods tab2_codes tab3_corpora tab4_agreement tab5_linker tab6_models tab7_explainers tab8_groups tab9_teachers fig1_curves fig2_calibration page1_notes
@@ -54,11 +53,11 @@ $(RUNS)/e2_rationales.ipynb:   $(rationale)  $(RUNS)/e1_coder.ipynb
 $(RUNS)/e3_student.ipynb:      $(learning)   $(RUNS)/e2_rationales.ipynb
 $(RUNS)/e4_plausibility.ipynb: $(evaluation) $(RUNS)/e3_student.ipynb
 $(RUNS)/e5_faithfulness.ipynb: $(evaluation) $(RUNS)/e3_student.ipynb
-$(RUNS)/e6_corpora.ipynb:      $(data) $(report) $(call shipped,vignettes)
-$(RUNS)/e7_linker.ipynb:       $(evaluation) $(report) $(call shipped,vignettes)
+$(RUNS)/e6_corpora.ipynb:      $(data) $(report)
+$(RUNS)/e7_linker.ipynb:       $(evaluation) $(report)
 $(RUNS)/e8_models.ipynb:       $(coder)      $(RUNS)/e1_coder.ipynb
 $(RUNS)/e9_explainers.ipynb:   $(evaluation) $(RUNS)/e8_models.ipynb
-$(RUNS)/e10_teachers.ipynb:    $(evaluation) $(report) $(call shipped,vignettes records) $(RUNS)/e2_rationales.ipynb
+$(RUNS)/e10_teachers.ipynb:    $(evaluation) $(report) $(RUNS)/e2_rationales.ipynb
 $(RUNS)/tab1_methods.ipynb:    $(evaluation) $(report) $(RUNS)/e4_plausibility.ipynb $(RUNS)/e5_faithfulness.ipynb
 $(RUNS)/tab2_codes.ipynb:      $(evaluation) $(report) $(RUNS)/e3_student.ipynb
 $(RUNS)/tab3_corpora.ipynb:    $(report) $(RUNS)/e6_corpora.ipynb

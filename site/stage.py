@@ -153,6 +153,7 @@ def relinked(text: str, here: PurePosixPath, lookup) -> str:
     )
     text = re.sub(r"\]\((?!https?:)([\w./]+\.ipynb)(#[^)]*)?\)", link, text)
     text = lookup.linkify(text)
+    text = re.sub(r"\[(`_\w+`)\]\([^)]*\)", r"\1", text)  # what is private has no heading
     home = re.escape(lookup.home)
     local = lambda m: f"]({relpath(m[1], here.parent.as_posix() or '.')}"  # noqa: E731
     return re.sub(rf"\]\({home}/([\w./]+\.html)", local, text)

@@ -72,7 +72,7 @@ def test_show_is_the_room_and_the_verb_whatever_was_imported_first(first):
     script = f"""
 {first}
 from icdrat import show, Note, Rationale, Span, Code
-import icdrat.show.view as view
+import icdrat, icdrat.show.view as view
 note = Note('n', 'Sepsis.')
 made = show(note, human=[Rationale('n', Code('icd10cm', 'A41.9'), [Span(0, 6)], 'human')])
 assert '<mark' in made.data and view.show is not show and icdrat.show.view is view

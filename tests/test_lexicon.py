@@ -135,7 +135,7 @@ def test_heads_and_parts_of_titles():
 
 def test_an_index_that_cannot_be_read_says_why(tmp_path):
     for text, error, what in [
-        (INDEX[:700], BrokenFile, "line 10"),
+        (INDEX[:700], BrokenFile, "line 11"),
         ("<ICD10CM.tabular/>", BrokenFile, "tabular list"),
         ("<i><letter><mainTerm><title>Pain</title><term/></mainTerm></letter></i>", BrokenFile, "under Pain"),
     ]:

@@ -426,7 +426,8 @@ def save_coder(
 ) -> None:
     "Write a coder to a folder, whole or not at all"
     threshold = coder.threshold if np.ndim(coder.threshold) == 0 else coder.threshold.tolist()
-    with whole_folder(folder, 'config.json', private) as part:
+    needs = sum(weight.nbytes for weight in coder.network.state_dict().values())
+    with whole_folder(folder, 'config.json', private, needs) as part:
         write_config(part, Config(coder.network.architecture, coder.network.hyperparameters, coder.codes, threshold))
         coder.reader.save(part)
         write_weights(part, coder.network)

@@ -42,7 +42,7 @@ from .recipe import RECIPES, BadRecipe, Recipe, rate, with_gaps
 from .scores import code_counts, in_rank_order, list_scores, micro_curve, prf_of_counts
 from .start import evidence, positive_weights, shuffled_batches, truths, word_vectors
 from ..data.corpus import Corpus
-from ..data.exchange import opened_folder, whole_file
+from ..data.exchange import check_room, let_go, opened_folder, whole_file
 from ..types import BadInput, Code, Rationale
 
 # %% ../../nbs/coder/60_training.ipynb #bbd93d63
@@ -363,6 +363,12 @@ class BrokenCheckpoint(BadInput): "A checkpoint cannot be read"
 
 STANDING = ('step', 'batches', 'sums', 'seconds', 'log')
 
+def _bytes(thing) -> int:
+    "What the tensors in a thing take on a disk"
+    if isinstance(thing, Tensor): return thing.nbytes
+    if isinstance(thing, dict): thing = thing.values()
+    return sum(map(_bytes, thing)) if isinstance(thing, Iterable) and not isinstance(thing, str) else 0
+
 def keep(
     run:Run,
     folder:Path,
@@ -374,16 +380,18 @@ def keep(
     state = dict(
         standing=json.dumps(standing), weights=run.network.state_dict(), optimiser=run.optimiser.state_dict(),
         best=run.best, scaler=scaler)
-    with whole_file(folder/'checkpoint.pt', private) as part: torch.save(state, part)
+    with whole_file(folder/'checkpoint.pt', private, _bytes(state)) as part: torch.save(state, part)
 
 def opened(
     folder:Path,
     belongs:dict,         # what `fingerprint` says
     private:bool = False, # True: for its owner only
+    needs:int = 0,        # bytes that a checkpoint takes
 ) -> dict|None:           # what `keep` wrote last; None: nothing yet
     "The state of the run that was begun in a folder, which is made if need be"
     opened_folder(folder, 'training.json', belongs, OtherTraining, private)
     file = folder/'checkpoint.pt'
+    check_room(file, needs)
     try: return torch.load(file, map_location='cpu', weights_only=True) if file.is_file() else None
     except Exception: raise BrokenCheckpoint(f"{file}: not a whole checkpoint; remove it to start anew") from None
 
@@ -454,10 +462,11 @@ def train(
         if folder and run.accelerator.is_main_process and (due or perf_counter()-saved >= checkpoint_every):
             keep(run, folder, private)
             saved = perf_counter()
-    with deterministic(recipe.threads):
+    with deterministic(recipe.threads), let_go(folder):
         run = begun(training, learned, codes, recipe, guide, guide_loss, guide_weight)
         belongs = fingerprint(training, validation, codes, recipe, guide, guide_loss, guide_weight) if folder else None
-        resume(run, from_main(run.accelerator, lambda: folder and opened(folder, belongs, private)))
+        needs = 4*_bytes(run.network.state_dict())  # weights, the best ones, and two numbers of AdamW for each
+        resume(run, from_main(run.accelerator, lambda: folder and opened(folder, belongs, private, needs)))
         run.wrapped,run.optimiser = run.accelerator.prepare(run.network, run.optimiser)
         shown = progress and leads()
         with tqdm(total=run.n_steps, initial=run.step, desc='training', delay=2, disable=not shown) as bar:

@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'TEXTS', 'REPORT_ON', 'QUALITIES', 'SILVER', 'BEFORE', 'AFTER', 'NoCodiEsp', 'home', 'BadFile', 'Evidence',
-           'evidence', 'ShiftedOffsets', 'References', 'references', 'article', 'codiesp', 'silver', 'with_silver',
-           'denied_before', 'denied_after', 'NotSpanish', 'negated', 'all_negated', 'without_negated',
-           'check_references']
+           'evidence', 'References', 'references', 'article', 'codiesp', 'silver', 'with_silver', 'denied_before',
+           'denied_after', 'NotSpanish', 'negated', 'all_negated', 'without_negated', 'check_references']
 
 # %% ../../nbs/data/30_codiesp.ipynb #636f70a1
 import os
@@ -21,7 +20,8 @@ from jaxtyping import Int
 
 from ..codes import UnknownCode, icd
 from .corpus import Corpus, build, with_codes
-from .exchange import BadLine, MissingFile, read_lines
+from .exchange import BadLine, MissingFile, notice, read_lines
+from .offsets import ShiftedOffsets, Worded, fits, how_counted, in_characters
 from ..text import fold, mark, sentences
 from ..types import BadInput, Code, Note, Rationale, Span
 
@@ -50,13 +50,11 @@ _UNPACK = "unpack Zenodo record 3837305 again"
 def _read(file:Path) -> str:
     "All characters of a file as they are"
     if not file.is_file(): raise MissingFile(f"{file}: there is no such file; {_UNPACK}")
-    try: text = file.read_bytes().decode('utf-8')
+    try: text = file.read_bytes().decode('utf-8-sig')
     except UnicodeDecodeError as e:
         raise BadFile(
             f"{file}: byte {e.start} is not UTF-8; was it saved in another encoding? unpack it again") from None
     if not text.strip(): raise BadFile(f"{file}: the file is empty; unpack it again")
-    if text.startswith('\ufeff'):
-        raise BadFile(f"{file}: it starts with a byte-order mark, which shifts every offset; unpack it again")
     return text
 
 # %% ../../nbs/data/30_codiesp.ipynb #e7603a7b
@@ -145,6 +143,25 @@ def _fragments(field:str, where:str) -> tuple[tuple[int, int], ...]:
     return pairs
 
 # %% ../../nbs/data/30_codiesp.ipynb #58039649
+def _worded(l:Evidence, notes:dict[str, Note]) -> Worded:
+    "A line as `icdrat.data.offsets` compares it"
+    return Worded(l.where, notes[l.note_id].text, l.fragments, l.words)
+
+def _in_characters(lines:list[Evidence], notes:dict[str, Note], table:str) -> list[Evidence]:
+    "The lines with their offsets in characters; refused where a fragment is outside its note"
+    way = how_counted((_worded(l, notes) for l in lines), table, marks=False)
+    found = []
+    for l in lines:
+        note = notes[l.note_id]
+        fragments = in_characters(note.text, l.fragments, way) or l.fragments
+        end = max(e for _,e in fragments)
+        if end > len(note):
+            raise BadLine(
+                f"{l.where}: a fragment ends at {end}, but note {note.id} has {len(note)} characters; "
+                "was the text changed or cut off? unpack it again")
+        found.append(replace(l, fragments=fragments))
+    return found
+
 def evidence(
     path:Path,                  # of one official split
     kind:str,                   # one of `KINDS`
@@ -160,21 +177,14 @@ def evidence(
         if said != word: continue
         _with_text(id, notes, path, where)
         pairs,code = _fragments(field, where), _code(value, system, where)
-        end = max(e for _,e in pairs)
-        if end > len(notes[id]):
-            raise BadLine(
-                f"{where}: a fragment ends at {end}, but note {id} has {len(notes[id])} characters; "
-                "was the text changed or cut off? unpack it again")
         if code not in codes[id]:
             raise BadLine(
                 f"{where}: {code} is not among the codes of note {id}; "
                 "one of the tables may be cut off; unpack both again")
         lines.append(Evidence(where, id, code, marked, pairs))
-    return lines
+    return _in_characters(lines, notes, f'{path.name}X.tsv')
 
 # %% ../../nbs/data/30_codiesp.ipynb #0058163d
-class ShiftedOffsets(BadInput): "The offsets do not point at the words that were marked"
-
 @dataclass(frozen=True, slots=True)
 class References:
     "How well the offsets of evidence lines fit the words they repeat"
@@ -201,11 +211,12 @@ def references(
 
 # %% ../../nbs/data/30_codiesp.ipynb #5450d21c
 def _fitting(lines:list[Evidence], notes:dict[str, Note], table:str) -> None:
-    "Refuse a split whose offsets do not point at its marked words"
-    fit = references(lines, notes)
-    if fit.agreement < .95:
+    "Refuse a split with a line whose offsets do not point at its marked words; punctuation may differ"
+    apart = [l for l in lines if not fits(_worded(l, notes), marks=False)]
+    if apart:
         raise ShiftedOffsets(
-            f"{table}: in {fit.differing} of {fit.lines} lines the offsets do not point at the marked words; "
+            f"{apart[0].where}: the offsets do not point at the marked words, here and all in all "
+            f"in {len(apart)} of {len(lines)} lines of {table}; "
             "were line endings converted, or is it another edition? unpack texts and table again")
 
 def _gold(
@@ -334,7 +345,10 @@ def with_silver(
 ) -> Corpus:                   # named codiesp_en
     "The English notes with projected spans as their evidence"
     archive = home(folder)
-    spans,_ = silver(corpus, (archive if (archive/SILVER).is_file() else archive.parent)/SILVER, quality)
+    spans,differ = silver(corpus, (archive if (archive/SILVER).is_file() else archive.parent)/SILVER, quality)
+    if differ:
+        notice(f"{SILVER}: {sum(differ.values())} lines left out, since their words do not stand at their offsets, "
+               f"the first in note {next(iter(differ))!r}")
     return replace(corpus, name='codiesp_en', gold=tuple(spans))
 
 # %% ../../nbs/data/30_codiesp.ipynb #30cc94ff

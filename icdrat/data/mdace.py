@@ -21,8 +21,9 @@ import pandas as pd
 
 from ..codes import UnknownCode, icd
 from .corpus import Corpus, build
-from .exchange import BadLine, MissingFile
+from .exchange import BadLine, MissingFile, whole_characters
 from .mimic import noteevents
+from .offsets import Worded, at_words, how_counted
 from ..text import mark, merge_spans
 from ..types import BadInput, Code, Note, Rationale, Span
 
@@ -58,7 +59,10 @@ def _where(file:Path) -> str: return '/'.join(file.parts[-4:])
 
 def _object(file:Path):
     "What the file of a chart holds"
-    try: return json.loads(file.read_bytes().decode('utf-8'))
+    try:
+        text = file.read_bytes().decode('utf-8-sig')
+        return whole_characters(json.loads(text), text, _where(file))
+    except BadLine: raise
     except OSError: why = "cannot be read; it must be a file that you may open"
     except UnicodeDecodeError as e: why = f"byte {e.start} is not UTF-8"
     except json.JSONDecodeError as e:
@@ -107,7 +111,7 @@ def _choice(name:str, value:str, choices:Collection[str]) -> None:
 def _ids(file:Path) -> Iterator[str]:
     "The charts that a list names"
     if not file.is_file(): raise MissingFile(f"{file}: there is no such list of charts; {_AGAIN}")
-    for n,line in enumerate(file.read_bytes().decode('utf-8', 'replace').splitlines(), 1):
+    for n,line in enumerate(file.read_bytes().decode('utf-8-sig', 'replace').splitlines(), 1):
         if not re.fullmatch(r'[0-9]{1,9}', line.strip()):
             raise BadLine(
                 f"{file.parent.name}/{file.name}, line {n}: the number of a chart is needed, one a line; {_AGAIN}")
@@ -335,6 +339,21 @@ def _usable(table:pd.DataFrame, texts:dict[int, str], tolerance:float, file:str|
             "take NOTEEVENTS of MIMIC-III 1.4 as published, and see icdrat.data.mdace.check for the list")
     return table[~bad]
 
+def _repeated(path:Path, texts:dict[int, str]) -> dict[tuple[str, int, int], Worded]:
+    "What the charts repeat of the notes beside their offsets; published charts repeat nothing"
+    return {(id, a['begin'], a['end']):Worded(f"{where}, annotation {k}", texts[int(id)],
+                                             ((a['begin'], a['end']),), str(a.get('covered_text') or ''))
+            for _,id,_,marked,where in _notes(path) if texts.get(int(id)) for k,a in enumerate(marked, 1)}
+
+def _at_words(table:pd.DataFrame, path:Path, texts:dict[int, str]) -> pd.DataFrame:
+    "The annotations at the words that the charts repeat, if they do; refused where those are not there"
+    marks = _repeated(path, texts)
+    if not any(m.words for m in marks.values()): return table
+    way = how_counted(marks.values(), _where(path))
+    keys = list(zip(table.note_id, table.begin, table.end))
+    places = [at_words(marks[k], way)[0] if k in marks else k[1:] for k in keys]
+    return table.assign(begin=[b for b,_ in places], end=[e for _,e in places])
+
 def _gold(table:pd.DataFrame, notes:dict[str, Note]) -> list[Rationale]:
     "One rationale for each note and code"
     spans = defaultdict(list)
@@ -359,6 +378,7 @@ def mdace(
     if not 0 <= tolerance < 1: raise BadInput(f"tolerance {tolerance}: a share from 0 to below 1 is needed")
     table = own(_narrowed(annotations(folder, setting, system), categories))
     texts = noteevents(notes_file, set(table.note_id.astype(int)))
+    table = _at_words(table, home(folder)/'data'/setting/system/'1.0', texts)
     table = _usable(table, texts, tolerance, notes_file)
     split = dict(zip(table.note_id, table.split))
     notes = {i:Note(i, texts[int(i)], 'mdace', restricted=True) for i in split}

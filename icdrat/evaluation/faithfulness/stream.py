@@ -9,6 +9,8 @@ __all__ = ['coder_fingerprint', 'run_fingerprint', 'OtherRun', 'part_file', 'in_
 # %% ../../../nbs/evaluation/faithfulness/80_stream.ipynb #d593ed0d
 import hashlib
 import json
+import os
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from tqdm import tqdm
 
 from ...coder.network import LabelAttentionCoder
 from ...coder.training import from_main
-from ...data.exchange import opened_folder, whole_file
+from ...data.exchange import let_go, opened_folder, whole_file
 from ..cards import check_definitions
 from .engine import DEFINITIONS, OVER, ROW, UnknownPopulation, note_faithfulness
 from .inquiry import sorted_out
@@ -94,6 +96,16 @@ def read_parts(
     return in_order([pd.read_parquet(f) for f in sorted((Path(folder)/'notes').glob('[0-9]*.parquet'))])
 
 # %% ../../../nbs/evaluation/faithfulness/80_stream.ipynb #29f04f7b
+def _is_kept(file:Path) -> bool:
+    "Whether the rows of a note are there; a part that cannot be read is set aside"
+    if not file.is_file(): return False
+    try: whole = list(pd.read_parquet(file).columns) == ROW
+    except (OSError, ValueError): whole = False  # what pyarrow raises is one of these
+    if not whole:
+        os.replace(file, file.with_name(f'{file.name}.damaged'))
+        print(f"{file}: damaged; set aside as {file.name}.damaged, and the note is asked about again", file=sys.stderr)
+    return whole
+
 def kept_or_asked(
     numbers:Iterable[int],                      # of the notes to go through
     notes:list[Note],
@@ -107,7 +119,7 @@ def kept_or_asked(
             parts.append(ask_about(notes[i]))
             continue
         file = part_file(folder, i)
-        if file.is_file(): continue
+        if _is_kept(file): continue
         rows = ask_about(notes[i])
         with whole_file(file, notes[i].restricted) as part: rows.to_parquet(part, index=False)
     return parts
@@ -162,9 +174,7 @@ def all_faithfulness(
     said = _checked(coder, notes, rationales, explanations, gold, definitions, operators, over)
     options = dict(definitions=list(definitions), n_random=n_random, seed=seed, levels=levels and list(levels),
                    most=most, operators=list(operators), over=over)
-    if folder:
-        def belongs(): return run_fingerprint(coder, notes, rationales, explanations, gold, **options)
-        from_main(state, lambda: _opened(folder, belongs(), notes))
+    def belongs(): return run_fingerprint(coder, notes, rationales, explanations, gold, **options)
     if state.num_processes > 1 and isinstance(coder, LabelAttentionCoder): coder = coder.to(state.device)
     mine = dealt([len(n) if n.id in said else 0 for n in notes], state.process_index, state.num_processes)
     mine = [i for i in mine if notes[i].id in said]
@@ -172,6 +182,8 @@ def all_faithfulness(
     def ask_about(n):
         of_note,memory = (gold or {}).get(n.id, ()), dict(memory_mb=memory_mb, batch_size=batch_size)
         return note_faithfulness(coder, n, *said[n.id], of_note, **memory, **options)[0]
-    parts = kept_or_asked(bar, notes, ask_about, folder)
-    state.wait_for_everyone()
-    return read_parts(folder) if folder else in_order(gather_object(parts))
+    with let_go(folder):
+        if folder: from_main(state, lambda: _opened(folder, belongs(), notes))
+        parts = kept_or_asked(bar, notes, ask_about, folder)
+        state.wait_for_everyone()
+        return read_parts(folder) if folder else in_order(gather_object(parts))

@@ -9,6 +9,7 @@ __all__ = ['KEPT', 'MOST', 'BYTES', 'key', 'Reply', 'NotAnAnswer', 'reply', 'Sto
 # %% ../../../nbs/rationale/llm/30_store.ipynb #132c52ec
 import json
 import os
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -16,7 +17,8 @@ from datetime import datetime, timezone
 from hashlib import sha256
 from pathlib import Path
 
-from ...data.exchange import BadLine, ForeignFolder, read_lines, whole_file, write_rationales
+from ...data.exchange import (
+    BadLine, CannotWrite, ForeignFolder, parsed, read_lines, whole_file, write_rationales)
 from .grounding import THRESHOLD, Grounding, agreement, ground, majority
 from ...text import mark
 from ...types import BadInput, Code, Explanation, Note, Rationale, Span
@@ -76,25 +78,29 @@ def _opened(path:Path) -> int:
     folder = path.parent
     if folder.exists() and not path.exists() and any(folder.iterdir()):
         raise ForeignFolder(f"{folder}: is there already and is no store; name another folder")
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        (folder/'.gitignore').write_text('*\n')
+    except OSError as e: raise CannotWrite(f"{folder}: no answers can be kept there ({e.strerror})") from None
     try: fcntl and fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(file)
         raise StoreInUse(
             f"{folder}: another program is writing to this store; "
             "wait for it, or name another folder") from None
-    (folder/'.gitignore').write_text('*\n')
     os.ftruncate(file, path.read_bytes().rfind(b'\n')+1)
     return file
 
 def _append(file:int, line:bytes) -> None:
     "Add a line that is on the disk when this returns, or nothing"
     size = os.fstat(file).st_size
-    if os.write(file, line) < len(line):
+    try:
+        if os.write(file, line) < len(line): raise OSError(28, "No space left on device")
+        os.fsync(file)
+    except OSError:
         os.ftruncate(file, size)
-        raise OSError(28, "No space left on device for another answer")
-    os.fsync(file)
+        raise
 
 # %% ../../../nbs/rationale/llm/30_store.ipynb #0bdaa9d2
 class ReadOnly(BadInput): "A record is read, not written to"
@@ -103,17 +109,41 @@ def _reply(row:dict) -> Reply:
     "A reply from a line of a store or of a record"
     return Reply(**{f:row[f] for f in Reply.__dataclass_fields__ if f in row})
 
+def _read(path:Path) -> tuple[dict[str, Reply], list[bytes]]:
+    "The answers of a store by their keys, and the lines that hold none"
+    replies,damaged = {},[]
+    for line in filter(bytes.strip, path.read_bytes().split(b'\n')):
+        try: got = _reply(parsed(line.decode(), path.name, ['key', 'content']))
+        except ValueError: got = None # not JSON, not UTF-8 or not an object
+        if got and isinstance(got.key, str) and isinstance(got.content, str|None): replies[got.key] = got
+        else: damaged.append(line)
+    return replies, damaged
+
+def _set_aside(path:Path, file:int, damaged:list[bytes]) -> int:
+    "Take damaged lines out of a store and keep them beside it; the file of the store, locked"
+    aside = path.with_name('damaged.jsonl')
+    with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 'ab') as lost:
+        lost.writelines(line+b'\n' for line in damaged)
+    whole = [line for line in filter(bytes.strip, path.read_bytes().split(b'\n')) if line not in damaged]
+    with whole_file(path, private=True) as part: part.write_bytes(b''.join(line+b'\n' for line in whole))
+    os.close(file)
+    print(f"{path}: {len(damaged)} of {len(damaged)+len(whole)} lines are damaged and set aside in {aside.name}; "
+          "what they answered is asked again", file=sys.stderr)
+    return _opened(path)
+
+# %% ../../../nbs/rationale/llm/30_store.ipynb #0bdaa9d4
 class Store:
     "Answers by the keys of their requests, on disk"
     def __init__(self, path:str|Path|None = None): # a folder; a file to read only; None: in memory
         self.path,self.file,self.replies = path and Path(path),None,{}
         if not self.path: return
         lines = self.path if self.path.is_file() else self.path/'answers.jsonl'
-        if lines != self.path: self.file = _opened(lines)
-        try: self.replies = {row['key']:_reply(row) for _,row in read_lines(lines, ['key', 'content'])}
-        except BadInput:
-            self.close()
-            raise
+        if lines == self.path:
+            self.replies = {row['key']:_reply(row) for _,row in read_lines(lines, ['key', 'content'])}
+            return
+        self.file = _opened(lines)
+        self.replies,damaged = _read(lines)
+        if damaged: self.file = _set_aside(lines, self.file, damaged)
     def __len__(self): return len(self.replies)
     def __contains__(self, key): return key in self.replies
     def __repr__(self): return f"Store({str(self.path) if self.path else 'in memory'}, {len(self)} answers)"
@@ -128,7 +158,11 @@ class Store:
     def put(self, reply:Reply) -> None:
         "Keep an answer, for good"
         self.check_open()
-        if self.file is not None: _append(self.file, json.dumps(asdict(reply)).encode()+b'\n')
+        line = json.dumps(asdict(reply)).encode()+b'\n'
+        try: self.file is None or _append(self.file, line)
+        except OSError as e:
+            why = f"{e.strerror} for another answer of {len(line)} bytes; make room, and the same command goes on"
+            raise OSError(e.errno, why, str(self.path/'answers.jsonl')) from None
         self.replies.setdefault(reply.key, reply)
 
 # %% ../../../nbs/rationale/llm/30_store.ipynb #9cb6761b
