@@ -1,10 +1,12 @@
 "Tables and figures that come out the same, and notebooks that run with what they declare."
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 
-from icdrat.show.report import cell, in_print, save_results, save_table, what_was_made
+from icdrat.show.report import UndeclaredParameter, cell, check_parameters, declared_parameters, in_print, save_results
+from icdrat.show.report import save_table, what_was_made
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -36,3 +38,32 @@ def test_what_was_made_is_said_by_kind(tmp_path):
     for name in ("tab1_methods.md", "fig1_curves.svg", "page1_notes.html", "e1_coder.parquet"):
         (tmp_path / name).touch()
     assert what_was_made(tmp_path).count("\n") == 4
+
+
+# ---- what a notebook declares ----
+
+
+@pytest.mark.parametrize(
+    "text, names",
+    [
+        ('s = "a=b"', ["s"]),
+        ("n = 1 # how many = 3", ["n"]),
+        ("flag = x == 2  # odd", ["flag"]),
+        ("n:int = 1 # typed", ["n"]),
+        ("rows = [1,\n  2]\nlast = {'a': '='}", ["rows", "last"]),
+        ("# nothing = here\nimport os", []),
+    ],
+)
+def test_a_parameter_may_have_any_default_that_python_reads(text, names, tmp_path):
+    cell = nbformat.v4.new_code_cell(text, metadata=dict(tags=["parameters"]))
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "n.ipynb")
+    assert declared_parameters(tmp_path / "n.ipynb") == names
+    with pytest.raises(UndeclaredParameter, match="unknown parameter 'other'"):
+        check_parameters(tmp_path / "n.ipynb", dict(other=1))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"cells": 3}', '{"cells": [{}]}', "\x00"])
+def test_what_is_no_notebook_is_said_in_one_line(text, tmp_path):
+    (tmp_path / "n.ipynb").write_text(text)
+    with pytest.raises(UndeclaredParameter, match="n.ipynb: not a Jupyter notebook"):
+        declared_parameters(tmp_path / "n.ipynb")

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from ..codes import UnknownCode, icd
+from .offsets import ShiftedOffsets, words_fit
 from ..text import merge_spans
 from ..types import BadInput, Code, Explanation, Note, Rationale, Span
 
@@ -67,31 +68,54 @@ def code_of(
         "write annotation_id as DOCID:CODE, or add a field code")
 
 # %% ../../nbs/data/70_eraser.ipynb #1901f529
-def _stretches(items:list[dict]) -> list[tuple[int, int]]: return [(i['start_token'], i['end_token']) for i in items]
+def _listed(x) -> list:
+    "A list; nothing else stands for one"
+    if not isinstance(x, list): raise TypeError
+    return x
+
+def _stretches(items:list[dict]) -> list[tuple[int, int]]:
+    return [(i['start_token'], i['end_token']) for i in _listed(items)]
 
 def _predicted(row:dict, doc:dict, note:Note, source:str) -> Iterator[Rationale|Explanation]:
     "What a prediction says about one document"
     code,offsets = code_of(row, doc['docid']), tokens(note.text)
     hard,soft = doc.get('hard_rationale_predictions'), doc.get('soft_rationale_predictions')
+    if hard is None and soft is None:
+        raise NoCode(f"{note.id}, {code}: neither hard_rationale_predictions nor soft_rationale_predictions")
     if hard is not None: yield Rationale(note.id, code, token_spans(_stretches(hard), offsets), source)
     if soft is not None:
+        if any(type(s) not in (int, float) for s in _listed(soft)): raise TypeError
         if len(soft) != len(offsets):
             raise TokenOutsideNote(
                 f"{note.id}, {code}: {len(soft)} scores for a note with {len(offsets)} tokens; "
                 "tokens are those of text.split()")
         yield Explanation(note.id, code, offsets, np.array(soft, float), source)
 
+# %% ../../nbs/data/70_eraser.ipynb #e7a5e002
+def _evidence_spans(found:list[dict], note:Note) -> list[Span]:
+    "The places of some evidence; refused where its words are others"
+    offsets = tokens(note.text)
+    for evidence in found:
+        words = evidence.get('text')
+        for s in token_spans(_stretches([evidence]), offsets):
+            if isinstance(words, str) and words.strip() and not words_fit(note.text[s.start:s.end], words):
+                raise ShiftedOffsets(
+                    f"{note.id}: the words of an evidence are not those of its tokens, from {evidence['start_token']} "
+                    "on; tokens are those of text.split(), from 0; was another edition of the text marked?")
+    return token_spans(_stretches(found), offsets)
+
 def _annotated(row:dict, note_of:Callable[[str], Note], source:str) -> Iterator[Rationale]:
     "What the annotators' line says about each document"
-    groups = defaultdict(list, {d:[] for d in row.get('docids') or ()})
-    for evidence in (e for group in row['evidences'] for e in group): groups[evidence['docid']].append(evidence)
+    groups = defaultdict(list, {d:[] for d in _listed(row.get('docids') or [])})
+    for evidence in (e for group in _listed(row['evidences']) for e in _listed(group)):
+        groups[evidence['docid']].append(evidence)
     if not groups:
         raise NoCode(
             f"annotation_id {row.get('annotation_id')!r}: neither evidences nor docids name a document; "
             "list it in docids")
     for docid,found in groups.items():
         note = note_of(docid)
-        yield Rationale(note.id, code_of(row, docid), token_spans(_stretches(found), tokens(note.text)), source)
+        yield Rationale(note.id, code_of(row, docid), _evidence_spans(found, note), source)
 
 def eraser_row(
     row:dict,                       # one line
@@ -100,5 +124,7 @@ def eraser_row(
 ) -> Iterator[Rationale|Explanation]: # hard and soft, of each document
     "What one line of ERASER says, in characters"
     if 'rationales' not in row: yield from _annotated(row, note_of, source)
+    elif not _listed(row['rationales']):
+        raise NoCode(f"annotation_id {row.get('annotation_id')!r}: rationales names no document; list it there")
     else:
         for doc in row['rationales']: yield from _predicted(row, doc, note_of(doc['docid']), source)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['NOTES', 'MissingFile', 'BadLine', 'BrokenFile', 'Notice', 'notice', 'text_lines', 'whole_text', 'whole_characters',
-           'parsed', 'read_lines', 'read_notes', 'write_notes', 'rationale', 'read_rationales', 'write_rationales',
-           'BadWords', 'check_words', 'explanation', 'read_explanations', 'write_explanations', 'arrow_file',
-           'read_arrow', 'save_corpus', 'load_corpus', 'BeingWritten', 'CannotWrite', 'ForeignFolder', 'check_outputs',
-           'check_room', 'let_go', 'opened_folder', 'whole_file', 'whole_folder']
+           'parsed', 'read_lines', 'named_after', 'read_notes', 'write_notes', 'rationale', 'read_rationales',
+           'write_rationales', 'BadWords', 'check_words', 'explanation', 'read_explanations', 'write_explanations',
+           'arrow_file', 'read_arrow', 'save_corpus', 'load_corpus', 'BeingWritten', 'CannotWrite', 'ForeignFolder',
+           'check_outputs', 'check_room', 'let_go', 'opened_folder', 'whole_file', 'whole_folder']
 
 # %% ../../nbs/data/15_exchange.ipynb #b25aa463
 import gzip
@@ -156,6 +156,11 @@ def _whole(pairs:list) -> bool:
     "Whether it is a list of pairs of whole numbers; True and 1.0 are none"
     return _listed(pairs) and all(_listed(pair) and all(type(x) is int for x in pair) for pair in pairs)
 
+def named_after(path:str|Path) -> str:
+    "What a file of no other name is called: its stem, as far as it is text"
+    stem = 'stdin' if str(path) == '-' else Path(path).name.split('.')[0] or Path(path).name
+    return stem.encode('utf-8', 'replace').decode()
+
 def _name(said, what:str) -> str:
     "The name of a source or a method; a number or nothing is none"
     if not isinstance(said, str): raise TypeError
@@ -194,7 +199,7 @@ def read_notes(
     restricted:bool = False # True: restricted whatever the lines say
 ) -> Corpus:                # without rationales unless given
     "A corpus from a file of notes"
-    rows,name = [],name or Path(path).name.split('.')[0]
+    rows,name = [],name or named_after(path)
     for n,row in read_lines(path, ['note_id', 'text']):
         with _at(f"{path}, line {n}"):
             rows.append(_note_row(row))
@@ -258,7 +263,7 @@ def read_rationales(
     read = {}
     for n,row in read_lines(path, ['note_id', 'code', 'spans']):
         with _at(f"{path}, line {n}"):
-            r = rationale(row, source or Path(path).name.split('.')[0])
+            r = rationale(row, source or named_after(path))
             seen,_ = read.setdefault((r.note_id, r.code, r.source, r.level), (n, r))
             if seen != n:
                 raise BadInput(
@@ -312,7 +317,7 @@ def read_explanations(
     "Explanations from a file"
     read = []
     for n,row in read_lines(path, ['note_id', 'code', 'offsets', 'scores']):
-        with _at(f"{path}, line {n}"): read.append(explanation(row, method or Path(path).name.split('.')[0]))
+        with _at(f"{path}, line {n}"): read.append(explanation(row, method or named_after(path)))
     return read
 
 def _explanation_row(e:Explanation) -> dict:

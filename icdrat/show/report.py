@@ -4,10 +4,13 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'ARCHITECTURES', 'NoProject', 'project_root', 'in_print', 'save_results', 'read_results', 'cell',
-           'save_table', 'save_figure', 'UndeclaredParameter', 'check_parameters', 'NotebookFailed', 'run_notebook',
-           'what_was_made']
+           'save_table', 'save_figure', 'UndeclaredParameter', 'declared_parameters', 'check_parameters',
+           'NotebookFailed', 'run_notebook', 'what_was_made']
 
 # %% ../../nbs/show/10_report.ipynb #707ad04a
+import ast
+import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -140,9 +143,30 @@ def save_figure(
         with whole_file(f"{stem}.{kind}") as part: figure.savefig(part, format=kind, metadata=metadata, dpi=200)
     return [Path(f"{stem}.{kind}") for kind in _UNDATED]
 
-# %% ../../nbs/show/10_report.ipynb #eb3c2305
+# %% ../../nbs/show/10_report.ipynb #d97f7544
 class UndeclaredParameter(BadInput): "The notebook does not declare this parameter"
 
+def declared_parameters(
+    notebook:str|Path, # with one cell tagged `parameters`
+) -> list[str]:        # names, in their order
+    "The parameters that a notebook declares"
+    name = Path(notebook).name
+    try:
+        cells = json.loads(Path(notebook).read_text(encoding='utf-8'))['cells']
+        tagged = [c for c in cells if 'parameters' in c['metadata'].get('tags', [])]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UndeclaredParameter(f"{name}: not a Jupyter notebook with a Python kernel") from None
+    if len(tagged) != 1:
+        raise UndeclaredParameter(
+            f"{name}: {len(tagged) or 'no'} cell{'s are' if tagged else ' is'} tagged `parameters`; "
+            "tag the one that declares them")
+    try: body = ast.parse(''.join(tagged[0]['source'])).body
+    except SyntaxError as e:
+        raise UndeclaredParameter(f"{name}: the cell tagged `parameters`, line {e.lineno}, is no Python") from None
+    targets = [t for n in body for t in getattr(n, 'targets', [getattr(n, 'target', None)])]
+    return [t.id for t in targets if isinstance(t, ast.Name)]
+
+# %% ../../nbs/show/10_report.ipynb #eb3c2305
 def check_parameters(
     notebook:str|Path,     # with one cell tagged `parameters`
     parameters:dict,       # values by name
@@ -150,17 +174,11 @@ def check_parameters(
     "Refuse a notebook that is not there, and parameters that it does not declare"
     notebook = Path(notebook).resolve()
     if not notebook.is_file(): raise MissingFile(f"{notebook}: no such notebook")
-    from papermill import inspect_notebook
-    try: declared = inspect_notebook(str(notebook))
-    except ValueError:
-        raise UndeclaredParameter(f"{notebook.name}: not a Jupyter notebook with a Python kernel") from None
-    if not declared:
-        raise UndeclaredParameter(
-            f"{notebook.name}: no cell is tagged `parameters`, or it cannot be read; tag the one that declares them")
+    declared = declared_parameters(notebook)
     unknown = sorted(set(parameters)-set(declared))
     if unknown:
         raise UndeclaredParameter(
-            f"{notebook.name}: unknown parameter {unknown[0]!r}; it declares {', '.join(declared)}")
+            f"{notebook.name}: unknown parameter {unknown[0]!r}; it declares {', '.join(declared) or 'none'}")
     return notebook
 
 # %% ../../nbs/show/10_report.ipynb #88446a9b
@@ -178,6 +196,7 @@ def run_notebook(
     "Run a notebook with these parameters in its own folder"
     notebook,executed = check_parameters(notebook, parameters), Path(executed).resolve()
     from papermill import PapermillExecutionError, execute_notebook
+    logging.getLogger('papermill').setLevel('ERROR')  # what it takes for unknown was checked above
     for name,value in _ENVIRONMENT.items(): os.environ.setdefault(name, value)
     told = sys.stderr if progress else None
     quiet = dict(progress_bar=False, extra_arguments=['--log-level=CRITICAL'], stderr_file=told)
