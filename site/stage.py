@@ -152,7 +152,7 @@ def relinked(text: str, here: PurePosixPath, lookup) -> str:
         r"\]\((?:\.\./)+(?=(?:llm|benchmarks|results|icdrat|tests)/)", f"]({lookup.repository}/blob/main/", text
     )
     text = re.sub(r"\]\((?!https?:)([\w./]+\.ipynb)(#[^)]*)?\)", link, text)
-    text = lookup.linkify(text)
+    text = "\n".join(line if line.startswith("#") else lookup.linkify(line) for line in text.split("\n"))
     text = re.sub(r"\[(`_\w+`)\]\([^)]*\)", r"\1", text)  # what is private has no heading
     home = re.escape(lookup.home)
     local = lambda m: f"]({relpath(m[1], here.parent.as_posix() or '.')}"  # noqa: E731

@@ -386,7 +386,7 @@ def opened(
     folder:Path,
     belongs:dict,         # what `fingerprint` says
     private:bool = False, # True: for its owner only
-    needs:int = 0,        # bytes that a checkpoint takes
+    needs:int = 0,        # bytes of a checkpoint: weights, the best ones, and two numbers of AdamW for each
 ) -> dict|None:           # what `keep` wrote last; None: nothing yet
     "The state of the run that was begun in a folder, which is made if need be"
     opened_folder(folder, 'training.json', belongs, OtherTraining, private)
@@ -451,6 +451,7 @@ def train(
     guide_weight:float = 0.,         # what it counts for beside the loss of the codes
     folder:str|Path|None = None,     # for checkpoints; a run that was killed goes on from there
     progress:bool = True,            # show a bar
+    place:str|Path|None = None,      # where the coder will be saved; a disk without room for it is refused at once
     checkpoint_every:float = 600.,   # seconds between checkpoints within an epoch; 0: after each step
 ) -> tuple[LabelAttentionCoder, pd.DataFrame]: # the coder of the best epoch; a row an epoch
     "Train any network (AdamW of Loshchilov and Hutter 2019; processes and precision by accelerate)"
@@ -465,8 +466,9 @@ def train(
     with deterministic(recipe.threads), let_go(folder):
         run = begun(training, learned, codes, recipe, guide, guide_loss, guide_weight)
         belongs = fingerprint(training, validation, codes, recipe, guide, guide_loss, guide_weight) if folder else None
-        needs = 4*_bytes(run.network.state_dict())  # weights, the best ones, and two numbers of AdamW for each
-        resume(run, from_main(run.accelerator, lambda: folder and opened(folder, belongs, private, needs)))
+        needs = _bytes(run.network.state_dict())
+        from_main(run.accelerator, lambda: place and check_room(place, needs))
+        resume(run, from_main(run.accelerator, lambda: folder and opened(folder, belongs, private, 4*needs)))
         run.wrapped,run.optimiser = run.accelerator.prepare(run.network, run.optimiser)
         shown = progress and leads()
         with tqdm(total=run.n_steps, initial=run.step, desc='training', delay=2, disable=not shown) as bar:

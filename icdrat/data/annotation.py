@@ -687,6 +687,7 @@ def _decided(task:dict, where:str) -> None:
             f"{where}: {len(open_)} disputed regions still say whose they are; "
             "delete each, or set its verdict to keep")
 
+# %% ../../nbs/data/55_annotation.ipynb #a77a0201
 def read_adjudication(
     path:str|Path,  # JSON export of the adjudicator's project
     corpus:Corpus,  # the notes

@@ -264,7 +264,7 @@ class Shot:
         start,end = self.piece.start,self.piece.end
         return [Span(s.start-start, s.end-start) for s in r.spans if start <= s.start and s.end <= end]
 
-# %% ../../../nbs/rationale/llm/10_prompt.ipynb #3b0c1a16
+# %% ../../../nbs/rationale/llm/10_prompt.ipynb #8da59db6
 def _around(text:str, span:Span, n:int) -> Span:
     "The `n` sentences around a span"
     places = _read(text)[0]
@@ -282,7 +282,6 @@ def _one_code_each(note:Note, evidence:list[Rationale], window:int, empty:bool) 
         silent = next((o for o in evidence[k+1:]+evidence[:k] if not shot.quotes(o)), None)
         if silent: yield 2*k+1, replace(shot, evidence=(replace(silent, spans=()),))
 
-# %% ../../../nbs/rationale/llm/10_prompt.ipynb #8da59db6
 def examples(
     corpus:Corpus,          # the train split, with gold rationales
     level:str = 'mention',  # one of `icdrat.types.LEVELS`
@@ -366,7 +365,7 @@ class Manner:
                 "pass pool=examples(corpus.split('train'))")
         guideline(self.prompt, '', self.guideline)
 
-# %% ../../../nbs/rationale/llm/10_prompt.ipynb #3b376f88
+# %% ../../../nbs/rationale/llm/10_prompt.ipynb #3b0c1a20
 def _laid_out(manner:Manner, note:Note, shown:str, codes:Iterable[Code]) -> str:
     "The note and the codes as the prompt lays them out"
     if manner.prompt.numbered:
@@ -388,7 +387,6 @@ def _told(shot:Shot, manner:Manner) -> str:
     answer = dict(quotes=said[0]['quotes']) if manner.one_code else dict(rationales=said)
     return json.dumps(answer, ensure_ascii=False)
 
-# %% ../../../nbs/rationale/llm/10_prompt.ipynb #3b0c1a20
 def messages(
     note:Note,                   # what to read
     codes:list[Code],            # what to find evidence for
@@ -499,9 +497,9 @@ def _item(said:object) -> tuple[str, tuple[Quote, ...], bool]|None:
             return code, tuple(q for q in quotes if q), None not in quotes
 
 # %% ../../../nbs/rationale/llm/10_prompt.ipynb #1a5e0005
-_THINKS  = re.compile(r'<(?:think|thinking|thought|reasoning|reflection)>|\[THINK\]|◁think▷|<\|channel\|>analysis', re.I)
-_THOUGHT = re.compile(
-    r'</(?:think|thinking|thought|reasoning|reflection)>|\[/THINK\]|◁/think▷|<\|channel\|>final<\|message\|>', re.I)
+_KINDS   = 'think|thinking|thought|reasoning|reflection'
+_THINKS  = re.compile(rf'<(?:{_KINDS})>|\[THINK\]|◁think▷|<\|channel\|>analysis', re.I)
+_THOUGHT = re.compile(rf'</(?:{_KINDS})>|\[/THINK\]|◁/think▷|<\|channel\|>final<\|message\|>', re.I)
 
 def spoken(
     answer:str|None, # what the model wrote
@@ -642,7 +640,6 @@ def parse(
     if not parts: return Answer(malformed=True)
     said = _final(parts)
     read = [_item(i) for i in said.items]
-    if said.cut and read and not (read[-1] and read[-1][2]): # the item at which it broke off
-        if not (read[-1] and read[-1][1]): read.pop()
+    if said.cut and read and not (read[-1] and any(read[-1][1:])): read.pop() # the item at which it broke off
     malformed = said.lost and not said.cut or not all(i and i[2] for i in read)
     return Answer(tuple(i[:2] for i in read if i and (i[1] or i[2])), malformed, said.cut)
