@@ -44,14 +44,14 @@ def ways(train):
             replace(best, pool=examples(train, one_code=True, window=6, empty=True), n_shots=4),
             {},
         ),
-        "all codes at once": (Manner(window=6), {}),
+        "all codes at once": (Manner(load_prompt("quotes"), window=6), {}),
         "names from training notes": (replace(best, names_of=marked_names(train)), {}),
         "whole note without a candidate": (replace(best, fallback=True), {}),
         "numbered sentences": (replace(best, prompt=load_prompt("numbered"), copied=0), {}),
         "codes before the note": (replace(best, prompt=load_prompt("codes_first")), {}),
         "no schema": (best, dict(format="none")),
         "only where it was read": (best, dict(everywhere=False)),
-        "plain": (Manner(), {}),
+        "plain": (Manner(load_prompt("quotes")), {}),
     }
 
 

@@ -40,12 +40,14 @@ class Half(str):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Replies in turn: text is an answer, a dictionary a body, bytes a raw body, (status, headers) a failure, a number
+    """Replies in turn: text is an answer, a dictionary a body, bytes a raw body, (status, headers) a failure, with an error among them for a body, a number
     seconds to hang; a function is called with the request"""
 
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         asked["key"] = self.headers["Authorization"]
+        asked["path"] = self.path
+        asked["headers"] = {name.lower(): value for name, value in self.headers.items()}
         with self.server.turn:
             self.server.seen.append(asked)
             reply = self.server.replies.pop(0) if len(self.server.replies) > 1 else self.server.replies[0]
@@ -56,7 +58,9 @@ class Handler(BaseHTTPRequestHandler):
             reply = (503, {})
         status, headers = reply if isinstance(reply, tuple) else (200, {})
         if status != 200:
-            body = json.dumps(dict(error=dict(message=f"you said: {asked['messages']}"))).encode()
+            said = dict(error=dict(message=f"you said: {asked['messages']}"))
+            body = json.dumps(headers if "error" in headers else said).encode()
+            headers = {} if "error" in headers else headers
         else:
             body = (
                 reply

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -215,6 +216,35 @@ def test_the_page_needs_nothing_from_outside(road):
     assert done.returncode == 0, done.stderr
     page = (road / "page.html").read_text()
     assert "http://" not in page and "https://" not in page and "<link" not in page
+
+
+def listed(page):
+    "The notes of a page, in the order of its list"
+    return re.findall(r'data-entry="\{&quot;id&quot;: &quot;([^&]+)', page.read_text())
+
+
+def test_the_page_opens_on_notes_that_all_sources_speak_of_and_a_split_chooses_among_them(road):
+    words = ["view", "--notes", "corpus", "--source", "gold=corpus/gold.jsonl", "--source", "coder=attention.jsonl"]
+    rows = [json.loads(line) for line in (road / "corpus/notes.jsonl").open()]
+    gold, asked = (
+        {json.loads(line)["note_id"] for line in (road / f).open()} for f in ("corpus/gold.jsonl", "attention.jsonl")
+    )
+    both = [row["note_id"] for row in rows if row["note_id"] in gold & asked]
+    one = [row["note_id"] for row in rows if row["note_id"] in gold ^ asked]
+    assert both and one
+    done = icdrat(*words, "--first", len(both) + 1, "--out", "both.html", cwd=road)
+    assert done.returncode == 0, done.stderr
+    assert listed(road / "both.html") == both + one[:1]
+    assert f"{len(both) + 1} notes of the {len(both + one)} with evidence" in done.stdout
+    assert f"all of which speak of {len(both)}\n" in done.stdout
+    done = icdrat(*words, "--split", "train", "--out", "train.html", cwd=road)
+    assert done.returncode == 0, done.stderr
+    of_train = [row["note_id"] for row in rows if row["split"] == "train" and row["note_id"] in gold]
+    assert sorted(listed(road / "train.html")) == sorted(of_train)
+    ends_in_one_line(icdrat(*words, "--split", "dev", "--out", "no.html", cwd=road), "'dev'", "train")
+    alone = ["view", "--notes", "corpus", "--source", "coder=attention.jsonl", "--split", "train"]
+    ends_in_one_line(icdrat(*alone, "--out", "no.html", cwd=road), "no source speaks of a note of its train split")
+    assert not (road / "no.html").exists()
 
 
 def test_rationales_that_are_the_gold_score_one(road):
@@ -724,6 +754,7 @@ def test_a_corpus_is_never_written_over_a_stranger_s_folder(tmp_path):
         ["data"],
         ["data", "codiesp"],
         ["train"],
+        ["predict"],
         ["rationales"],
         ["rationales", "prompt"],
         ["evaluate"],

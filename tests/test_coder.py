@@ -1,10 +1,13 @@
 "What a coder reads, and what its folder must survive; the laws of its network are in test_networks."
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from encoder import tiny_encoder
+from safetensors.torch import load_file, save_file
 
 from icdrat.coder import base, convolutional, network
 from icdrat.coder.base import (
@@ -22,6 +25,7 @@ from icdrat.coder.base import (
 )
 from icdrat.coder.convolutional import CamlNetwork
 from icdrat.coder.network import LabelAttentionCoder
+from icdrat.coder.plm import BadChunk, NoEncoder, PlmNetwork, blank_encoder, positions, pretrained
 from icdrat.coder.start import shuffled_batches
 from icdrat.data import exchange
 from icdrat.data.exchange import ForeignFolder
@@ -163,6 +167,7 @@ def test_half_a_weight_file_is_refused(tmp_path, share):
     [
         (dict(threshold=1.5), BadConfig, "threshold"),
         (dict(threshold="high"), BadConfig, "threshold"),
+        (dict(threshold=True), BadConfig, "threshold"),
         (dict(codes=[]), BadConfig, "0 codes"),
         (dict(codes=[dict(system="icd10cm", value="E11")] * 3), BadConfig, "1 different"),
         (dict(codes=[dict(system="icd10", value="E11")]), BadConfig, "a code is wrong"),
@@ -183,6 +188,17 @@ def test_a_wrong_config_is_refused_with_its_reason(tmp_path, change, error, mess
         load_coder(tmp_path / "coder")
 
 
+@pytest.mark.parametrize("size", [10**6, 10**9, 10**12])
+def test_sizes_that_the_weight_file_does_not_have_take_no_memory(tmp_path, size):
+    random_coder(0).save_pretrained(tmp_path / "coder")
+    file = tmp_path / "coder" / "config.json"
+    config = json.loads(file.read_text())
+    config["hyperparameters"] |= dict(filters=size, embedding=10**6)
+    file.write_text(json.dumps(config))
+    with pytest.raises((BadConfig, BadWeights), match="do not fit|do not make"):
+        load_coder(tmp_path / "coder")
+
+
 def test_another_vocabulary_does_not_fit_the_weights(tmp_path):
     random_coder(0).save_pretrained(tmp_path / "coder")
     (tmp_path / "coder" / "vocabulary.txt").write_text("w1\nw2\n")
@@ -194,3 +210,86 @@ def test_an_architecture_is_defined_once():
     with pytest.raises(ValueError, match="defined twice"):
         base.architecture("caml")(lambda folder, config: None)
     assert convolutional.CamlNetwork.architecture == "caml"
+
+
+# folders from elsewhere
+
+
+EVIL = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\nclass Evil: pass\n"
+
+
+def bring_code(folder, file, **said):
+    "A folder whose file asks for code that lies beside it"
+    (folder / "evil.py").write_text(EVIL)
+    kept = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(kept | said))
+
+
+def plm_coder(folder):
+    net, reader = PlmNetwork.fresh(["a b"], 3, encoder=tiny_encoder(), chunk=8, projection=4)
+    LabelAttentionCoder(net, reader, CODES, 0.5).save_pretrained(folder)
+
+
+def test_code_beside_a_coder_is_never_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *a: "y")
+    folder = tmp_path / "coder"
+    plm_coder(folder)
+    there = dict(AutoTokenizer=["evil.Evil", "evil.Evil"], AutoModel="evil.Evil", AutoConfig="evil.Evil")
+    bring_code(folder, "tokenizer_config.json", tokenizer_class="Evil", auto_map=there)
+    encoder = json.loads((folder / "config.json").read_text())["hyperparameters"]
+    encoder["encoder"] |= dict(auto_map=there, trust_remote_code=True, _attn_implementation="someone/kernel")
+    bring_code(folder, "config.json", hyperparameters=encoder)
+    try:
+        load_coder(folder)
+    except BadConfig as e:
+        assert "\n" not in str(e)
+    assert not list(tmp_path.rglob("ran"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(model_type="bart"),
+        dict(model_type="gpt2"),
+        dict(model_type="none"),
+        dict(num_hidden_layers=10**9),
+        dict(hidden_size=10**7),
+        dict(is_decoder=True),
+    ],
+)
+def test_another_kind_of_encoder_is_refused_in_one_line(tmp_path, change):
+    plm_coder(tmp_path / "coder")
+    file = tmp_path / "coder" / "config.json"
+    config = json.loads(file.read_text())
+    config["hyperparameters"]["encoder"] |= change
+    file.write_text(json.dumps(config))
+    with pytest.raises((BadConfig, BadWeights)) as e:
+        load_coder(tmp_path / "coder")
+    assert "\n" not in str(e.value)
+
+
+def test_an_encoder_is_read_from_safetensors_and_not_from_a_pickle(tmp_path):
+    folder = tmp_path / "encoder"
+    shutil.copytree(tiny_encoder(), folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(NoEncoder, match="safetensors"):
+        pretrained(str(folder))
+
+
+def test_an_encoder_that_lacks_weights_is_not_filled_with_chance(tmp_path):
+    folder = tmp_path / "encoder"
+    shutil.copytree(tiny_encoder(), folder)
+    kept = load_file(folder / "model.safetensors")
+    save_file({k: v for k, v in kept.items() if "layer.1." not in k}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(NoEncoder, match="lack weights"):
+        pretrained(str(folder))
+
+
+def test_positions_of_roberta_begin_behind_the_filling():
+    sizes = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=9)
+    for kind, most in (("roberta", 18), ("xlm-roberta", 18), ("bert", 20)):
+        config = dict(model_type=kind, max_position_embeddings=20, pad_token_id=1, **sizes)
+        assert positions(blank_encoder(config, most)) == most
+        with pytest.raises(BadChunk, match=f"1 to {most}"):
+            blank_encoder(config, most + 1)

@@ -19,7 +19,7 @@ from icdrat.evaluation.faithfulness.emc import (
 )
 from icdrat.evaluation.faithfulness.inquiry import concluded, mean_inquiry
 from icdrat.evaluation.faithfulness.eraser import decision_flip, rationale_inquiry
-from icdrat.evaluation.faithfulness.ferret import ferret_inquiry, level_masks, tau_loo
+from icdrat.evaluation.faithfulness.ferret import decile_levels, ferret_inquiry, level_masks, tau_loo
 from icdrat.evaluation.faithfulness.naopc import (
     area,
     beam_search,
@@ -166,6 +166,18 @@ def test_a_share_of_nothing_is_undefined_and_only_sufficiency_is_clipped():
     assert found["emc/comprehensiveness"] == pytest.approx(-49 / 50 * 0.5) and found["emc/sufficiency"] == 0
 
 
+@pytest.mark.parametrize("n", [1, 7, 250])
+def test_without_a_most_all_words_are_gone_through(n):
+    scores = np.random.default_rng(n).random(n)
+    for best_first in (True, False):
+        masks = stepwise_masks(scores, best_first, most=None)
+        assert masks.sum(1).tolist() == list(range(0, n, 2))
+    assert set(concluded(emc_inquiry(scores, most=None), lambda m: 1 - m.mean(1))) == {
+        "emc/comprehensiveness",
+        "emc/sufficiency",
+    }
+
+
 # ferret
 
 
@@ -199,6 +211,29 @@ def test_tau_counts_words_of_every_sign_and_needs_a_ranking():
     without = np.array([0.1, 0.3, 0.5, 0.9])
     assert tau_loo(-np.arange(4.0), 0.6, without) == 1 and tau_loo(np.arange(4.0), 0.6, without) == -1
     assert np.isnan(tau_loo(np.zeros(4), 0.6, without)) and np.isnan(tau_loo(np.ones(1), 0.6, without[:1]))
+
+
+def test_words_that_do_nothing_are_tied_whatever_the_order_of_adding():
+    scores, whole = np.arange(6.0), 0.7
+    without = np.array([0.7, 0.7, 0.7, 0.7, 0.5, 0.3])
+    noise = np.random.default_rng(0).normal(0, 1e-15, 6)
+    assert tau_loo(scores, whole, without + noise) == tau_loo(scores, whole, without)
+    assert np.isnan(tau_loo(scores, whole, np.full(6, 0.7) + noise))
+
+
+@pytest.mark.parametrize("n", [1, 4, 10, 37])
+def test_ten_shares_of_the_words_are_what_ferret_takes_by_default_today(n):
+    rng, answer = np.random.default_rng(n), lambda masks: 0.9 - 0.5 * (masks @ np.linspace(0, 1, n)) / n
+    scores, losses, before = rng.normal(size=n), [], None
+    assert decile_levels(n) == sorted({int(p * n) for p in np.arange(0.1, 1.1, 0.1)} - {0})
+    for share in np.arange(0.1, 1.1, 0.1):
+        k = int(share * n)
+        best = {j for j in np.argsort(-scores, kind="stable")[:k] if scores[j] > 0}
+        if k and best != before:
+            before = best
+            losses.append(0.9 - answer(np.array([[j in best for j in range(n)]]))[0])
+    found = concluded(ferret_inquiry(scores, levels=[1]), answer)
+    assert found["ferret_deciles/aopc_comprehensiveness"] == pytest.approx(np.mean(losses))
 
 
 # NAOPC

@@ -42,7 +42,7 @@ def test_what_we_write_comes_in_unchanged_and_its_form_is_seen(seed, form, tmp_p
     else:
         (write_brat if form == "brat" else write_label_studio)(tmp_path / "x", corpus, gold)
     path = tmp_path / {"exchange": "x.jsonl", "labelstudio": "x/tasks.json", "brat": "x"}[form]
-    came = foreign_rationales(path, corpus, source="ann")
+    came = foreign_rationales(path, corpus, source="ann", predictions=form == "labelstudio")
     assert came.form == form and came.skipped == [] and came.explanations == []
     same(came.rationales, gold)
 
@@ -100,8 +100,8 @@ def test_tokens_of_eraser_are_the_pieces_of_split_and_their_stretches_come_in_as
 
 def test_gold_of_eraser_joins_its_groups_and_an_empty_line_is_an_answer(tmp_path):
     evidence = [
-        [dict(docid="n1", start_token=2, end_token=3, text="x")],
-        [dict(docid="n1", start_token=3, end_token=5, text="x")],
+        [dict(docid="n1", start_token=2, end_token=3, text="disease.")],
+        [dict(docid="n1", start_token=3, end_token=5, text="T2DM 🙂")],
     ]
     rows = [
         dict(annotation_id="1", query="E11.9", classification="yes", evidences=evidence, docids=["n1"]),
@@ -268,7 +268,7 @@ def test_whatever_stands_in_a_file_it_ends_in_one_sentence_without_a_word_of_the
     path.write_text(json.dumps(rows if form == "labelstudio" else rows[0]))
     for skip in (True, False):
         try:
-            came = foreign_rationales(path, NOTES, name, skip_bad=skip)
+            came = foreign_rationales(path, NOTES, name, skip_bad=skip, predictions=form == "labelstudio")
             assert not any(s in repr(came.skipped) for s in ("xylocanary", "náuseas"))
         except BadInput as e:
             assert not any(s in str(e) for s in ("xylocanary", "náuseas"))
@@ -320,8 +320,10 @@ def test_a_mark_and_a_tick_for_the_same_code_contradict_each_other(tmp_path):
     )
     (tmp_path / "x.json").write_text(json.dumps(tasks))
     with pytest.raises(BadInput, match="region 2: n1, E11.9 is marked"):
-        foreign_rationales(tmp_path / "x.json", NOTES)
-    assert foreign_rationales(tmp_path / "x.json", NOTES, skip_bad=True).reasons == {"Contradiction": 1}
+        foreign_rationales(tmp_path / "x.json", NOTES, predictions=True)
+    assert foreign_rationales(tmp_path / "x.json", NOTES, skip_bad=True, predictions=True).reasons == {
+        "Contradiction": 1
+    }
 
 
 def test_a_changed_text_is_refused_whole(tmp_path):
@@ -329,7 +331,8 @@ def test_a_changed_text_is_refused_whole(tmp_path):
     write_label_studio(tmp_path / "ls", NOTES, [Rationale("n1", icd("E11.9"), [Span(0, 3)], "ann")])
     write_brat(tmp_path / "b", NOTES, [Rationale("n1", icd("E11.9"), [Span(0, 3)], "ann")])
     for path in (tmp_path / "ls/tasks.json", tmp_path / "b"):
-        assert Counter(foreign_rationales(path, other, skip_bad=True).reasons) == {"ChangedText": 1, "UnknownNote": 1}
+        came = foreign_rationales(path, other, skip_bad=True, predictions=path.suffix == ".json")
+        assert Counter(came.reasons) == {"ChangedText": 1, "UnknownNote": 1}
 
 
 @pytest.mark.parametrize("name, content", [("x.txt", "words"), ("x.ann", "T1\tE11_9 0 3\tx"), ("x.json", "{}")])

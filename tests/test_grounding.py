@@ -162,7 +162,7 @@ def test_a_code_that_was_not_asked_is_counted_and_kept():
     found, counts, lost = ground(
         NOTE, [A], json.dumps({"rationales": [{"code": "I10", "quotes": ["T2DM"]}, {"code": "", "quotes": []}]})
     )
-    assert found == {} and counts["invented"] == 2 and counts["exact"] == 0
+    assert found == {A: []} and counts["invented"] == 2 and counts["exact"] == 0
     assert [(x.code, x.words, x.why) for x in lost] == [("I10", "T2DM", "invented"), ("", "", "invented")]
 
 
@@ -190,3 +190,18 @@ def test_answers_that_agree_score_one_and_a_lone_one_its_share():
     assert text_of(hard.spans) == ["T2DM"] and scores == [0.75]
     assert set(majority(agreement(NOTE, A, [one] * 5), NOTE)[1]) == {1.0}
     assert majority(agreement(NOTE, A, [[], []]), NOTE)[0].spans == ()
+
+
+def test_only_a_whole_answer_says_that_there_is_no_evidence():
+    item = '{"code": "E11.9", "quotes": ["T2DM"]}'
+    for whole in ('{"rationales": []}', f'{{"rationales": [{item}]}}'):
+        assert set(ground(NOTE, [A, B], whole)[0]) == {A, B}
+    for lost in (f'{{"rationales": [{item}, {{"code": "R04.2", "quo', f'{{"rationales": [{item}, "R04.2"]}}'):
+        assert set(ground(NOTE, [A, B], lost)[0]) == {A}
+    for none in ("I cannot help with that.", None, '{"rationales": [', '<think>{"rationales": []}'):
+        assert ground(NOTE, [A, B], none)[0] == {}
+
+
+def test_a_code_with_its_description_is_the_code():
+    answer = {"rationales": [{"code": "E11.9: Type 2 diabetes mellitus", "quotes": ["T2DM"]}]}
+    assert ground(NOTE, [A, B], json.dumps(answer))[1]["invented"] == 0

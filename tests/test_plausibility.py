@@ -413,3 +413,14 @@ def test_scores_stay_inside_the_bounds_on_their_cards(seed):
         for quantity, value in zip(PRF, prf(count(chance(seed), chance(seed + 1, 40), N_KEYS).sum(0))):
             low, high = card(metric_name(definition, quantity)).bounds
             assert low <= value <= high
+
+
+def test_spans_of_white_space_touch_no_word_and_never_hit():
+    note = Note("n", "a  b c")
+    code = Code("icd10cm", "E11")
+    gap, word = [Span(1, 3)], [Span(3, 4)]
+    for spans, hits in ((gap, 0), (word, 1), (gap + word, 1)):
+        sides = [Rationale("n", code, tuple(spans), source) for source in ("human", "toy")]
+        for definition in ("eraser/span", "eraser/iou", "eraser_one_to_one/iou"):
+            row = plausibility([note], sides[:1], sides[1:], (definition,), progress=False).iloc[0]
+            assert (row.hits_pred, row.hits_gold, row.n_pred, row.n_gold) == (hits, hits, len(spans), len(spans))

@@ -1,6 +1,7 @@
 "What a model is asked, word for word, and what can be read out of its answers."
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from icdrat.rationale.llm.prompt import (
     described,
     described_below,
     examples,
+    guideline,
     load_prompt,
     marked_names,
     meaning,
@@ -33,6 +35,7 @@ from icdrat.rationale.llm.prompt import (
     pieces,
     questions,
     schema,
+    spoken,
     windows,
 )
 from icdrat.text import sentences, words
@@ -60,7 +63,9 @@ def test_a_prompt_s_hash_changes_with_every_character_and_not_with_the_system(tm
     text = (PROMPTS / "quotes.txt").read_text(encoding="utf-8")
     (tmp_path / "a.txt").write_bytes(text.replace("\n", "\r\n").encode())
     (tmp_path / "b.txt").write_text(text.replace("clinical coder", "clinical Coder"), encoding="utf-8")
-    assert load_prompt(tmp_path / "a.txt").sha256 == load_prompt().sha256 != load_prompt(tmp_path / "b.txt").sha256
+    assert (
+        load_prompt(tmp_path / "a.txt").sha256 == load_prompt("quotes").sha256 != load_prompt(tmp_path / "b.txt").sha256
+    )
 
 
 @pytest.mark.parametrize(
@@ -350,9 +355,10 @@ def test_an_answer_cut_anywhere_gives_what_was_whole_and_nothing_else(end):
 def test_a_cut_string_with_escapes_is_mended_or_left():
     text = json.dumps({"quotes": ['say "ah"', "C:\\", "ünï\u2028"]})
     for end in range(1, len(text) + 1):
-        found = mended(text[:end])
+        found, _, lost = mended(text[:end])
+        assert lost == (end < len(text))
         assert found is None or found == {} or set(found.get("quotes", [])) <= {'say "ah"', "C:\\", "ünï\u2028"}
-    assert mended(text) == json.loads(text)
+    assert mended(text) == (json.loads(text), len(text), False)
 
 
 def test_the_short_form_is_for_one_code():
@@ -365,3 +371,121 @@ def test_the_short_form_is_for_one_code():
 def test_items_without_their_list_are_found_one_by_one():
     items = json.loads(GOOD)["rationales"]
     assert parse(json.dumps(items)) == parse("\n".join(map(json.dumps, items))) == parse(GOOD)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "<think>ANOTHER is a draft</think>ANSWER",
+        "ANOTHER, no.\n</think>\nANSWER",
+        "<thinking>\nANOTHER\n</thinking>\n```json\nANSWER\n```",
+        "[THINK]ANOTHER[/THINK]ANSWER",
+        "<|channel|>analysis<|message|>ANOTHER<|end|><|start|>assistant<|channel|>final<|message|>ANSWER",
+        "ANSWER<think>ANOTHER",
+        "First ANOTHER. Then rather: ANSWER",
+        'The form is {"rationales": [{"code": "CODE", "quotes": ["words of the note"]}]}. ANOTHER ANSWER',
+        'ANSWER The form was {"quotes": ["words of the note"]}.',
+        '{"answer": ANSWER}',
+    ],
+)
+def test_drafts_and_reasoning_are_not_the_answer(answer):
+    other = json.dumps({"rationales": [{"code": "E11.9", "quotes": ["draft"]}, {"code": "R04.2", "quotes": []}]})
+    final = json.dumps({"rationales": [{"code": "E11.9", "quotes": ["T2DM"]}, {"code": "R04.2", "quotes": ["x"]}]})
+    assert parse(answer.replace("ANSWER", final).replace("ANOTHER", other), (A, B)) == parse(final)
+
+
+def test_of_two_answers_the_last_counts_and_others_add_what_they_alone_speak_of():
+    one, two = (
+        '{"rationales": [{"code": "E11.9", "quotes": ["a"]}]}',
+        '{"rationales": [{"code": "R04.2", "quotes": ["b"]}]}',
+    )
+    assert quotes(f"{one} {two}") == quotes(f"{one}\n{two}\n{two}") == {"E11.9": ["a"], "R04.2": ["b"]}
+    assert quotes(f'{one} no: {{"rationales": []}}') == {} and parse(f'{one} {{"rationales": []}}').whole
+    assert quotes('{"quotes": ["a"]} no: {"quotes": ["b"]}', [A]) == {"E11.9": ["b"]}
+    cut = parse(one + ' final: {"rationales": [{"code": "E11.9", "quo', (A, B))
+    assert cut.cut and dict(cut.items) == {"E11.9": (Quote("a"),)}
+
+
+@pytest.mark.parametrize(
+    "inside, words",
+    [
+        ('"A1c was\n9.2"', "A1c was\n9.2"),
+        ('"A1c\twas"', "A1c\twas"),
+        (r'"100\% O2"', "100% O2"),
+        (r'"C:\x"', r"C:\x"),
+        ('"the "sugar" sickness"', 'the "sugar" sickness'),
+        ('"a 5" wound"', 'a 5" wound'),
+        ('"said "ah", then left"', 'said "ah", then left'),
+        ('"5 feet 7"",', '5 feet 7"'),
+    ],
+)
+def test_a_slip_in_a_string_loses_nothing(inside, words):
+    read = parse(f'{{"rationales": [{{"code": "E11.9", "quotes": [{inside}]}}, {{"code": "R04.2", "quotes": ["x"]}}]}}')
+    assert read.whole and read.items == (("E11.9", (Quote(words),)), ("R04.2", (Quote("x"),)))
+    cut = parse(f'{{"rationales": [{{"code": "E11.9", "quotes": [{inside}]}}, {{"code": "R04.2", "quotes": ["x')
+    assert cut.cut and cut.items[0] == ("E11.9", (Quote(words),))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"rationales": [{"code": "E11.9", "quotes": ["T2DM"]}, ...]}',
+        '{"rationales": [{"code": "E11.9", "quotes": ["T2DM"]}, {"code": "R04.2", "evidence": ["x"]}]}',
+        '{"rationales": [{"code": "E11.9", "quotes": ["T2DM"]}, {"code": "R04.2", "quotes": null}]}',
+        '{"rationales": [{"code": "E11.9", "quotes": ["T2DM"]}, {"code": "R04.2", "quotes": [1]}]}',
+    ],
+)
+def test_what_is_lost_is_counted_as_malformed(answer):
+    read = parse(answer, (A, B))
+    assert read.malformed and not read.cut and [c for c, _ in read.items] == ["E11.9"]
+
+
+def test_a_key_that_stands_twice_loses_no_quote():
+    one, two = '[{"code": "E11.9", "quotes": ["a"]}]', '[{"code": "R04.2", "quotes": ["b"]}]'
+    assert quotes(f'{{"rationales": {one}, "rationales": {two}}}') == {"E11.9": ["a"], "R04.2": ["b"]}
+    assert parse('{"rationales": [{"code": "E11.9", "quotes": ["a"], "code": "R04.2", "quotes": ["b"]}]}').malformed
+
+
+def test_reading_takes_no_longer_than_a_moment_for_any_rubbish():
+    start = time.perf_counter()
+    for rubbish in ('{"code": "', "<think>", '{"quotes": ["', '{"rationales": ', 'a "b" ', "{'"):
+        parse(rubbish * 20_000, [A])
+        spoken(rubbish * 20_000)
+    assert time.perf_counter() - start < 30
+
+
+# ---- what counts as evidence ----
+
+
+@pytest.mark.parametrize(
+    "language, denies, counts",
+    [
+        ("en", "Words that deny", "also where the note denies it"),
+        ("es", "Las palabras que niegan", "donde el texto la niega"),
+    ],
+)
+@pytest.mark.parametrize("name", ["quotes_2", "numbered_2", "codes_first_2"])
+def test_a_corpus_that_marks_denials_is_asked_for_them(name, language, denies, counts):
+    def told(corpus, **switches):
+        note = Note("n", "x y", corpus, language)
+        return messages(note, [A], Span(0, 3), Manner(load_prompt(name), **switches))[0]["content"]
+
+    for corpus in ("codiesp", "codiesp_en"):
+        assert counts in told(corpus) and denies not in told(corpus)
+    for corpus in ("mimic", "vignettes", ""):
+        assert denies in told(corpus) and counts not in told(corpus)
+    assert told("codiesp", guideline="usual") == told("mimic") and told("mimic", guideline="codiesp") == told("codiesp")
+    assert load_prompt(name).version == "2"
+
+
+def test_a_guideline_that_is_not_there_is_named():
+    with pytest.raises(BadPrompt, match="quotes 2 has no guideline 'mdace'; there are codiesp, usual"):
+        Manner(guideline="mdace")
+    with pytest.raises(BadPrompt, match="there is none in it"):
+        Manner(load_prompt("quotes"), guideline="usual")
+    assert guideline(load_prompt("quotes"), "codiesp") == ""
+
+
+def test_the_first_version_of_every_prompt_is_what_it_was():
+    hashes = {name: load_prompt(name).sha256[:12] for name in ("quotes", "codes_first", "numbered")}
+    assert hashes == dict(quotes="9de13e5f21cd", codes_first="99fd8163bf33", numbered="40171a1be3b2")

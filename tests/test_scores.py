@@ -26,6 +26,7 @@ from icdrat.coder.scores import (
     tune_threshold,
     tune_thresholds,
 )
+from icdrat.data.exchange import Notice
 from icdrat.types import BadInput
 
 MULLENBACH = dict(acc="accuracy", prec="precision", rec="recall")
@@ -179,7 +180,23 @@ def test_what_cannot_be_scored_is_refused():
     with pytest.raises(NotProbabilities):
         code_scores(np.where(truth, np.nan, p), truth, 0.5)
     with pytest.raises(NoNoteWithCodes, match="none of 30"):
-        code_scores(p, np.zeros_like(truth), 0.5)
+        code_scores(p, np.zeros_like(truth), 0.5, definitions=("edin", "edin_all_codes"))
+
+
+def test_a_definition_without_a_value_is_said_and_does_not_take_the_others_with_it():
+    p, truth = tables(0)
+    bare = np.zeros_like(truth)
+    with pytest.warns(Notice, match="edin has no value.*none of 30"):
+        found = code_scores(p, bare, 0.5)
+    assert found.keys() == code_scores(p, truth, 0.5).keys()
+    undefined = [v for q, v in found.items() if q.startswith("edin/")]
+    assert undefined and np.isnan(undefined).all()
+    alone = mullenbach_scores(p, bare, 0.5)
+    assert found["mullenbach/f1_micro"] == pytest.approx(alone["f1_micro"], nan_ok=True)
+    with pytest.warns(Notice):
+        table = score_intervals(p, bare, 0.5, n_draws=20).set_index("metric")
+    assert table.loc["edin/f1_micro"].isna()[["value", "low", "high"]].all()
+    assert table.loc["mullenbach/accuracy_micro", "value"] == 0
 
 
 # one threshold, or one for each code
@@ -332,6 +349,6 @@ def test_seed_level_and_draws_reach_the_bootstrap():
 def test_what_has_no_interval_is_refused():
     p, truth = tables(0)
     with pytest.raises(NoNoteWithCodes):
-        score_intervals(p, np.zeros_like(truth), 0.5)
+        score_intervals(p, np.zeros_like(truth), 0.5, definitions=("edin",))
     with pytest.raises(BadInput, match="edin_all_codes"):
         score_intervals(p, truth, 0.5, definitions=("scikit",))

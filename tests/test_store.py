@@ -15,8 +15,10 @@ from icdrat.rationale.llm.store import (
     Reply,
     Store,
     StoreInUse,
+    ErrorInside,
     gather,
     key,
+    lacks,
     read_batch,
     reply,
     write_batch,
@@ -185,3 +187,84 @@ def test_pieces_of_a_note_are_merged():
     ]
     found = gather([NOTE], {"n1": [A]}, answers, everywhere=False)
     assert [NOTE.text[s.start : s.end] for s in found.rationales[0].spans] == ["T2DM since", "T2DM"]
+
+
+@pytest.mark.parametrize(
+    "choice, why",
+    [
+        (dict(message=dict(content=None)), "no_text"),
+        (dict(message={}), "no_text"),
+        (dict(message=dict(content=" \n")), "no_text"),
+        (dict(message=dict(content=None, reasoning_content=GOOD)), "thought_only"),
+        (dict(message=dict(content="", reasoning=GOOD)), "thought_only"),
+        (dict(message=dict(content=[dict(type="thinking", thinking=[dict(type="text", text=GOOD)])])), "thought_only"),
+        (dict(message=dict(content=f"<think>{GOOD}")), "thought_only"),
+        (dict(message=dict(content=None, refusal="No.")), "refused"),
+        (dict(message=dict(content=[dict(type="refusal", refusal="No.")])), "refused"),
+        (dict(message=dict(content=None), finish_reason="content_filter"), "refused"),
+        (dict(message=dict(role="assistant"), finish_reason="content_filter: PROHIBITED_CONTENT"), "refused"),
+        (dict(message=dict(content="", reasoning_content="I think"), finish_reason="length"), "unfinished"),
+        (dict(message=dict(content='{"rationales": ['), finish_reason="length"), "unfinished"),
+        (dict(message=dict(content="Sorry, I cannot help with that.")), "unread"),
+        (dict(message=dict(content="[]")), "unread"),
+        (dict(message=dict(content=GOOD)), ""),
+        (dict(message=dict(content=[dict(type="text", text=GOOD[:9]), dict(type="text", text=GOOD[9:])])), ""),
+        (dict(message=dict(content='{"rationales": []}')), ""),
+        (dict(message=dict(content=GOOD[:-20]), finish_reason="length"), ""),
+    ],
+)
+def test_a_reply_without_an_answer_says_why(choice, why):
+    assert lacks(reply("k", dict(choices=[choice])), [A, B]) == why
+
+
+def test_a_pair_whose_reply_is_no_answer_is_left_out_and_counted():
+    whole = Span(0, len(NOTE))
+    asked = [Asked("n1", (A,), whole, 0, a(0)), Asked("n1", (B,), whole, 0, Reply("1", None, "content_filter"))]
+    found = gather([NOTE], {"n1": [A, B]}, asked)
+    g = found.grounding
+    assert [r.code for r in found.rationales] == [A] and (g.unanswered, g.refused, g.malformed) == (1, 1, 0)
+    assert "1 refused" in repr(g)
+    broken = Asked("n1", (A, B), whole, 0, a(0, GOOD[: GOOD.index("r042")]))
+    found = gather([NOTE], {"n1": [A, B]}, [broken])
+    assert [r.code for r in found.rationales] == [A] and (found.grounding.cut, found.grounding.unanswered) == (1, 1)
+
+
+def test_the_later_of_two_replies_counts_and_both_are_kept(tmp_path):
+    with Store(tmp_path / "s") as store:
+        store.put(a(0, None))
+        store.put(a(0))
+        assert store.get("0").content == GOOD
+    with Store(tmp_path / "s") as store:
+        assert store.get("0").content == GOOD
+    assert len((tmp_path / "s" / "answers.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "body, code",
+    [
+        (dict(error=dict(message="busy", code=429), choices=None), 429),
+        (dict(error=dict(message="x", code="503")), 503),
+        ([dict(error=dict(code=400, status="INVALID_ARGUMENT"))], 400),
+        (dict(error=dict(message="x", type="overloaded_error")), 503),
+        (dict(error="no"), 400),
+        (dict(choices=[dict(finish_reason="error", error=dict(code=502))]), 502),
+    ],
+)
+def test_an_error_inside_an_answer_has_its_status(body, code):
+    with pytest.raises(ErrorInside) as caught:
+        reply("k", body)
+    assert caught.value.code == code
+
+
+def test_a_batch_without_answers_stays_open(tmp_path):
+    def came(name, body):
+        return json.dumps(dict(custom_id=name, response=dict(status_code=200, body=body))) + "\n"
+
+    file, store = tmp_path / "r.jsonl", Store()
+    file.write_text(came("a", completion(None)) + came("b", dict(error=dict(code=500))) + came("c", completion(GOOD)))
+    assert read_batch(file, store) == {"kept": 1, "known": 0, "failed": 1, "without an answer": 1}
+    file.write_text(came("a", completion(GOOD)) + came("c", completion(None)))
+    assert read_batch(file, store) == {"kept": 1, "known": 1, "failed": 0}
+    assert store.get("a").content == store.get("c").content == GOOD
+    file.write_text(json.dumps(dict(custom_id="a", response="lost")) + "\n")
+    assert read_batch(file, store)["failed"] == 1

@@ -27,7 +27,7 @@ if TYPE_CHECKING: # loaded by the commands that need them
     from icdrat.types import Rationale
 
 # %% ../../nbs/cli/10_app.ipynb #9e6accd4
-ROAD = 'data', 'train', 'rationales', 'evaluate', 'view', 'annotate', 'agreement', 'reproduce'
+ROAD = 'data', 'train', 'predict', 'rationales', 'evaluate', 'view', 'annotate', 'agreement', 'reproduce'
 
 class InOrder(TyperGroup):
     "Commands in the order of the road; what is not on it comes last"
@@ -135,10 +135,11 @@ def came(
     form:str,             # of the file; auto: told by its content
     skip_bad:bool,        # True: leave wrong lines out
     source:str|None=None, # the name of the annotator or method, where it is not in the file
+    predictions:bool=False, # True: what a model proposed in Label Studio, not what people submitted
 ) -> 'Foreign':           # rationales, explanations, and the lines that were left out
     "What a file made elsewhere holds; lines that are left out are said"
     from icdrat.data.foreign import foreign_rationales
-    found = foreign_rationales(file, corpus, form, source, skip_bad)
+    found = foreign_rationales(file, corpus, form, source, skip_bad, predictions)
     if found.skipped:
         why = ', '.join(f'{n} {reason}' for reason,n in found.reasons.items())
         print(f"{file}: {len(found.skipped)} lines left out ({why}), the first: {found.skipped[0].message}")

@@ -24,6 +24,11 @@ data = group('data', "Make a corpus: a folder with notes.jsonl and gold.jsonl.",
 
 Level = Annotated[int, typer.Option(help="Characters of a code that are kept: 3, or 0 for the full code.")]
 
+def _corpus_at(out:Path) -> None:
+    "Refuse a folder that cannot be written, before a corpus is made"
+    from icdrat.data.exchange import NOTES, check_outputs
+    check_outputs(folders={out:NOTES})
+
 def _keep(corpus:'Corpus', out:Path, level:int) -> None:
     "Save a corpus and say what it is"
     from icdrat.data.corpus import to_level
@@ -43,6 +48,7 @@ def data_synth(
 ):
     "Synthetic English discharge summaries with planted evidence."
     from icdrat.data.synth import synthesise
+    _corpus_at(out)
     _keep(synthesise(notes, seed=seed), out, level)
 
 # %% ../../nbs/cli/20_data.ipynb #f3a69491
@@ -50,6 +56,7 @@ def data_synth(
 def data_vignettes(out:Out, level:Level = 0):
     "52 original English discharge summaries with evidence at three levels (CC BY 4.0)."
     from icdrat.data.vignettes import vignettes
+    _corpus_at(out)
     _keep(vignettes(), out, level)
 
 # %% ../../nbs/cli/20_data.ipynb #7ce9926b
@@ -74,6 +81,7 @@ def data_codiesp(
 ):
     "CodiEsp v4: Spanish clinical cases with human evidence."
     from icdrat.data.codiesp import codiesp, without_negated
+    _corpus_at(out)
     corpus = codiesp(folder, language, codes, report_on, by_article=by_article)
     if drop_negated: corpus = without_negated(corpus)
     _keep(corpus, out, level if codes == 'diagnoses' else 0)
@@ -100,6 +108,7 @@ def data_mimic(
 ):
     "MIMIC-IV discharge summaries and their codes (restricted)."
     from icdrat.data.mimic import mimiciv
+    _corpus_at(out)
     counts = mimiciv(folder, out, notes, tuple(system or ['icd10cm']), min_notes, all_notes, seed=seed)
     print(counts.to_string(index=False))
     print(f"{out}: restricted; for you only")
@@ -118,6 +127,7 @@ def data_mdace(
 ):
     "MDACE: human evidence on MIMIC-III notes (restricted)."
     from icdrat.data.mdace import mdace
+    _corpus_at(out)
     _keep(mdace(notes, folder, setting, system), out, level)
 
 # %% ../../nbs/cli/20_data.ipynb #c89c4d95
@@ -135,7 +145,8 @@ def data_card(
 ):
     "A data card: notes, codes, spans per level, density, position, without a word of a note."
     from icdrat.data.card import markdown
-    from icdrat.data.exchange import load_corpus, whole_file
+    from icdrat.data.exchange import check_outputs, load_corpus, whole_file
+    check_outputs(out)
     words = markdown(load_corpus(corpus), licence, provenance)
     with whole_file(out) as part: part.write_text(words, encoding='utf-8')
     print(f"{out}: written")

@@ -6,22 +6,45 @@
 __all__ = ['GROUPS', 'main']
 
 # %% ../../nbs/cli/90_main.ipynb #54ac4f62
+import signal
 import sys
+import warnings
+from threading import current_thread, main_thread
 
-from . import annotate, data, evaluate, rationales, reproduce, train, view
+from . import annotate, data, evaluate, predict, rationales, reproduce, train, view
 from .app import app, one_line
 from ..types import BadInput
 
 # %% ../../nbs/cli/90_main.ipynb #0c452202
-GROUPS = data, train, rationales, evaluate, view, annotate, reproduce
+GROUPS = data, train, predict, rationales, evaluate, view, annotate, reproduce
 
 # %% ../../nbs/cli/90_main.ipynb #12f46f87
+def _one_line_each(message, category, *where, **more) -> None:
+    "A warning of ours as one line; any other as Python shows it"
+    if category.__module__.startswith('icdrat.'): print(one_line(message), file=sys.stderr)
+    else: sys.stderr.write(warnings.formatwarning(message, category, *where[:2]))
+
+def _end(number:int, frame) -> None:
+    "End as after a mistake, so that nothing half-written is left"
+    sys.exit(128+number)
+
+def _end_in_order() -> None:
+    "Let `kill`, and a terminal that is closed, end the command as Ctrl-C does"
+    if current_thread() is not main_thread(): return
+    for number in (signal.SIGTERM, getattr(signal, 'SIGHUP', signal.SIGTERM)):
+        if signal.getsignal(number) is signal.SIG_DFL: signal.signal(number, _end)
+
 def main() -> None:
     "The `icdrat` command: run it, and turn what a person can mend into one line and exit status 2"
-    try: app()
-    except (BadInput, OSError) as mistake:
-        print(one_line(mistake), file=sys.stderr)
-        sys.exit(2)
+    _end_in_order()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')
+    with warnings.catch_warnings():
+        warnings.showwarning = _one_line_each
+        try: app()
+        except (BadInput, OSError) as mistake:
+            print(one_line(mistake), file=sys.stderr)
+            sys.exit(2)
 
 # %% ../../nbs/cli/90_main.ipynb #c4c96641
 if __name__ == '__main__' and '__file__' in globals(): main()  # a notebook has no file

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['rationales', 'Split', 'NamesFrom', 'LinkBy', 'Open', 'Drop', 'Places', 'Method', 'MethodOptions', 'Cut', 'ScoresAt',
-           'PromptFile', 'Quoting', 'OneCode', 'Copied', 'Here', 'Shots', 'Choose', 'Empty', 'Examples', 'Window',
-           'Names', 'SkipCode', 'Samples', 'Temperature', 'Concurrency', 'Budget', 'Timeout', 'StoreAt', 'Offline',
-           'BatchOut', 'BatchIn', 'Votes', 'Record', 'Answers', 'Source', 'Context', 'Link', 'rationales_mention',
-           'rationales_attribution', 'rationales_prompt']
+           'PromptFile', 'GuidelineOf', 'Quoting', 'OneCode', 'Copied', 'Here', 'Shots', 'Choose', 'Empty', 'Examples',
+           'Window', 'Names', 'SkipCode', 'Samples', 'Temperature', 'Concurrency', 'Budget', 'Timeout', 'StoreAt',
+           'Offline', 'BatchOut', 'BatchIn', 'Votes', 'Record', 'Answers', 'Source', 'Context', 'Link',
+           'rationales_mention', 'rationales_attribution', 'rationales_prompt']
 
 # %% ../../nbs/cli/40_rationales.ipynb #88afbd6e
 from dataclasses import dataclass
@@ -66,10 +66,11 @@ def rationales_mention(
     split:Split = 'test',
 ):
     "Mentions found by dictionaries."
-    from icdrat.data.exchange import load_corpus
+    from icdrat.data.exchange import check_outputs, load_corpus
     from icdrat.rationale.mention.context import in_context, without
     from icdrat.rationale.mention.lexicon import lexicons
     from icdrat.rationale.mention.linker import Linker, as_rationales, find, write_mentions
+    check_outputs(out, places)
     notes = load_corpus(corpus)
     asked = notes.split(split)
     codes_of = None if open_ else asked.codes
@@ -114,9 +115,10 @@ def rationales_attribution(
     "The words that speak for a code in the coder."
     from icdrat.coder.base import load_coder
     from icdrat.data.corpus import codes_among
-    from icdrat.data.exchange import load_corpus, write_explanations
+    from icdrat.data.exchange import check_outputs, load_corpus, write_explanations
     from icdrat.rationale.attribution.explain import chosen, explain
     from icdrat.rationale.select import Selection, choose, select
+    check_outputs(out, scores)
     notes,model,given = load_corpus(corpus),load_coder(coder),settings(options, '--set')
     sign = 'positive' if chosen(model, method, given).signed else None
     def ask(part): return explain(model, part.notes, codes_among(part, model.codes), method, seed=seed, **given)
@@ -132,7 +134,10 @@ def rationales_attribution(
 
 # %% ../../nbs/cli/40_rationales.ipynb #1395226a
 PromptFile = Annotated[str, typer.Option(
-    help="quotes, numbered, codes_first, or a file of your own that ends in .txt.")]
+    help="quotes_2, numbered_2, codes_first_2, the same without _2 (version 1, without guidelines), "
+         "or a file of your own that ends in .txt.")]
+GuidelineOf = Annotated[Optional[str], typer.Option('--guideline',
+    help="What counts as evidence, by a guideline of the prompt: usual or codiesp; by default that of the corpus.")]
 Quoting = Annotated[str, typer.Option(help="How much to quote: mention, context or sentence.")]
 OneCode = Annotated[bool, typer.Option('--one-code', help="One code a question.")]
 Copied = Annotated[int, typer.Option(
@@ -186,6 +191,7 @@ Source = Annotated[str, typer.Option(help="The name of these rationales in table
 class _Question:
     "The options that say how notes are asked about"
     prompt:str
+    guideline:str|None
     level:str
     shots:int
     choose:str
@@ -210,7 +216,7 @@ def _manner(notes:'Corpus', asked:_Question) -> 'Manner':
     return Manner(
         load_prompt(asked.prompt), asked.level, asked.one_code, asked.window, fallback=not asked.skip, pool=pool,
         n_shots=asked.shots, choose=asked.choose, seed=asked.seed, copied=asked.copied,
-        names_of=marked_names(train) if learned else described)
+        names_of=marked_names(train) if learned else described, guideline=asked.guideline)
 
 # %% ../../nbs/cli/40_rationales.ipynb #0abe8b68
 @dataclass(frozen=True)
@@ -230,6 +236,16 @@ class _Files:
     record:Path|None
     answers:Path|None
 
+_NOT_PUBLISHED = "the notes are restricted and answers quote them; publish offsets instead, with --record"
+
+def _check_files(files:_Files, store:Path|None, batch_out:Path|None) -> None:
+    "Refuse outputs that cannot be written, before anybody is asked"
+    from icdrat.data.exchange import check_outputs
+    from icdrat.data.outputs import written_through
+    check_outputs(*[batch_out] if batch_out else [files.out, files.scores, files.record, files.answers])
+    if not store and written_through(files.out):
+        raise BadInput(f"--out {files.out}: no folder can stand beside it; name one for the answers with --store")
+
 # %% ../../nbs/cli/40_rationales.ipynb #ff4e4789
 def _reported(found:'Quoted', facts:dict, notes:list['Note'], files:_Files) -> None:
     "Write what a run found, and say what became of the answers"
@@ -240,10 +256,11 @@ def _reported(found:'Quoted', facts:dict, notes:list['Note'], files:_Files) -> N
     if files.record: write_record(files.record, found.rationales, **facts)
     if files.answers: write_answers(files.answers, found.asked, notes, **facts)
     print(found.grounding)
+    for told in found.warnings: print(f"warning: {told}")
     if n := found.grounding.unanswered:
         trouble = f". {found.trouble}" if found.trouble else ''
-        print(f"{n} codes are left out because a question about them has no answer yet; "
-              f"the same command goes on from here{trouble}")
+        print(f"{n} codes are left out because a question about them has no answer yet, or theirs was lost in one that "
+              f"broke off or could not be read; the same command asks again where there is none{trouble}")
 
 # %% ../../nbs/cli/40_rationales.ipynb #11caa2ff
 def _taken_in(file:Path, kept:'Store') -> None:
@@ -279,7 +296,7 @@ def _prompted(notes:'Corpus', manner:'Manner', desk:_Desk, files:_Files, draws:d
     "icdrat rationales prompt --corpus corpus --out llm.jsonl"))
 def rationales_prompt(
     corpus:Folder, out:Lines, split:Split = 'test',
-    prompt:PromptFile = 'quotes', level:Quoting = 'mention',
+    prompt:PromptFile = 'quotes_2', guideline:GuidelineOf = None, level:Quoting = 'mention',
     shots:Shots = 0, choose:Choose = 'fixed', empty:Empty = False, examples:Examples = None,
     window:Window = 0, names:Names = 'tabular', skip:SkipCode = False,
     one_code:OneCode = False, copied:Copied = 0, here:Here = False,
@@ -291,11 +308,15 @@ def rationales_prompt(
 ):
     "Quotes from a language model behind any OpenAI-compatible server."
     from icdrat.data.exchange import load_corpus
+    files = _Files(out, scores, record, answers)
+    _check_files(files, store, batch_out)
     notes = load_corpus(corpus)
-    question = _Question(prompt, level, shots, choose, empty, examples, window, names, skip, one_code, copied, seed)
+    if answers and notes.restricted: raise BadInput(f"--answers {answers}: {_NOT_PUBLISHED}")
+    question = _Question(
+        prompt, guideline, level, shots, choose, empty, examples, window, names, skip, one_code, copied, seed)
     manner = _manner(notes, question)
     options = dict(seed=seed, timeout=timeout) if timeout else dict(seed=seed)
     desk = _Desk(store or out.with_name(f'{out.stem}.answers'), offline, batch_out, batch_in or [], options)
     draws = dict(samples=samples, temperature=temperature)
     pace = dict(concurrency=concurrency, budget=budget, everywhere=not here, source=source)
-    _prompted(notes.split(split), manner, desk, _Files(out, scores, record, answers), draws, pace)
+    _prompted(notes.split(split), manner, desk, files, draws, pace)

@@ -32,7 +32,9 @@ def reproduce(
 ):
     "Run one notebook, or every experiment and paper notebook."
     from time import perf_counter
+    from icdrat.data.exchange import check_outputs
     from icdrat.show.report import check_parameters, project_root, run_notebook
+    check_outputs(out)
     if data := os.environ.get('ICDRAT_DATA'): os.environ['ICDRAT_DATA'] = str(Path(data).resolve())
     if notebook is None:
         done = subprocess.run(['make', '-C', project_root(), 'reproduce', f'PROFILE={profile}'])

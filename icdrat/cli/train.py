@@ -40,6 +40,11 @@ Checkpoints = Annotated[Optional[Path], typer.Option(help="A folder from which a
 Log = Annotated[Optional[Path], typer.Option(
     help="Where to write the log (.csv or .parquet); its curves go beside it (.svg).")]
 
+def _curves(log:Path|None) -> Path|None:
+    "Where the curves go; None: there is no log, or nothing can stand beside it"
+    from icdrat.data.outputs import written_through
+    return log.with_suffix('.svg') if log and not written_through(log) else None
+
 def _log(table:'DataFrame', monitor:str, file:Path) -> None:
     "Write the log of a training, and its curves beside it"
     from icdrat.coder.training import learning_curves
@@ -47,8 +52,8 @@ def _log(table:'DataFrame', monitor:str, file:Path) -> None:
     with whole_file(file) as part:
         if file.suffix == '.parquet': table.to_parquet(part, index=False)
         else: table.to_csv(part, index=False)
-    with whole_file(file.with_suffix('.svg')) as part:
-        learning_curves(table, monitor).savefig(part, format='svg')
+    if not _curves(file): return
+    with whole_file(_curves(file)) as part: learning_curves(table, monitor).savefig(part, format='svg')
 
 # %% ../../nbs/cli/30_train.ipynb #f783d535
 def _with_validation(notes:'Corpus', seed:int) -> 'Corpus':
@@ -59,6 +64,15 @@ def _with_validation(notes:'Corpus', seed:int) -> 'Corpus':
     notes = carve(notes, .2, seed)
     if leads(): print(f"{notes.splits['validation']} training notes set apart for validation")
     return notes
+
+def _saved(coder, out:Path, private:bool, checkpoints:Path|None) -> None:
+    "Save a coder; where that fails, say what has become of the training"
+    from icdrat.data.exchange import CannotWrite
+    try: coder.save_pretrained(out, private)
+    except CannotWrite as e:
+        if not checkpoints: raise CannotWrite(f"{e}; the training is lost, with --checkpoints it is kept") from None
+        raise CannotWrite(
+            f"{e}; the training is kept in {checkpoints}, and the same command with another --out saves it") from None
 
 def _outcome(table:'DataFrame', monitor:str) -> str:
     "Which epoch was kept, and how good it is"
@@ -89,8 +103,9 @@ def train_coder(
     from icdrat.coder.recipe import recipe
     from icdrat.coder.training import leads
     from icdrat.data.corpus import vocabulary
-    from icdrat.data.exchange import load_corpus, read_rationales
+    from icdrat.data.exchange import check_outputs, load_corpus, read_rationales
     from icdrat.learning.student import train_student
+    check_outputs(log, _curves(log), folders={out:'config.json'}, filled={checkpoints:'training.json'})
     given = dict(epochs=epochs, batch_size=batch_size, lr=lr, patience=patience, precision=precision, encoder=encoder)
     given = {name:value for name,value in given.items() if value is not None}
     plan = recipe(architecture, **given | dict(seed=seed) | settings(changes, '--set'))
@@ -98,9 +113,9 @@ def train_coder(
     codes = vocabulary(notes.split('train'), min_notes)
     notes = _with_validation(notes, seed)
     lessons = read_rationales(guide, notes.notes) if guide else []
-    coder,table = train_student(notes, codes, lessons, guide_weight, plan, checkpoints)
+    coder,table = train_student(notes, codes, lessons, guide_weight, plan, checkpoints, place=out)
     if not leads(): return
-    coder.save_pretrained(out, notes.restricted)
+    _saved(coder, out, notes.restricted, checkpoints)
     if log: _log(table, plan.monitor, log)
     outcome = _outcome(table, plan.monitor)
     print(f"{out}: {architecture}, {len(codes)} codes, {outcome}, threshold {coder.threshold:.3f}")

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PAD', 'UNKNOWN', 'MASK', 'ARCHITECTURES', 'read_words', 'RepeatedWord', 'WordVocabulary', 'hide', 'EmptyVocabulary',
            'word_vocabulary', 'pad_batch', 'by_length', 'predicted', 'Config', 'write_config', 'NotACoder', 'BadConfig',
-           'read_config', 'write_vocabulary', 'read_vocabulary', 'BadWeights', 'write_weights', 'read_weights',
-           'architecture', 'UnknownArchitecture', 'load_coder']
+           'read_config', 'write_vocabulary', 'read_vocabulary', 'BadWeights', 'write_weights', 'check_weights',
+           'read_weights', 'architecture', 'UnknownArchitecture', 'load_coder']
 
 # %% ../../nbs/coder/10_base.ipynb #5a897766
 import importlib
@@ -22,7 +22,7 @@ from typing import Callable, Iterable, Sequence
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from ..text import fold, readable, slices, spans_to_mask
@@ -191,7 +191,7 @@ def _read_codes(file, raw):
 def _read_threshold(file, raw, n_codes):
     "The threshold of a config: one number, or one for each code"
     given = raw if isinstance(raw, list) else [raw]
-    if not all(isinstance(t, (int, float)) and 0 <= t <= 1 for t in given):
+    if not all(isinstance(t, (int, float)) and not isinstance(t, bool) and 0 <= t <= 1 for t in given):
         raise BadConfig(f"{file}: threshold {raw} is not in [0, 1]")
     if not isinstance(raw, list): return float(raw)
     if len(given) != n_codes:
@@ -224,22 +224,34 @@ def write_weights(folder:Path, network:torch.nn.Module):
     "Put `model.safetensors` into a folder"
     save_file({k:v.contiguous() for k,v in network.state_dict().items()}, folder/'model.safetensors')
 
+_KINDS = dict(F64=torch.float64, F32=torch.float32, F16=torch.float16, BF16=torch.bfloat16, I64=torch.int64)
+
+def check_weights(
+    folder:str|Path,          # of a coder
+    network:torch.nn.Module,  # of the sizes that `config.json` asks for; its numbers may be on no device
+) -> Path:                    # the weight file
+    "Refuse a weight file of other sizes, of which nothing but its head is read"
+    file = _file(folder, 'model.safetensors')
+    try:
+        with safe_open(file, 'pt') as f: heads = {k:f.get_slice(k) for k in f.keys()}
+    except (SafetensorError, OSError): raise BadWeights(f"{file}: not a whole weight file; copy it again") from None
+    there = {k:(tuple(s.get_shape()), _KINDS.get(s.get_dtype())) for k,s in heads.items()}
+    needed = {k:(tuple(v.shape), v.dtype) for k,v in network.state_dict().items()}
+    differ = sorted(k for k in there.keys() | needed.keys() if there.get(k) != needed.get(k))
+    if differ:
+        raise BadWeights(
+            f"{file}: {', '.join(differ[:9])} do not fit config.json and vocabulary.txt; "
+            "do the files belong to one coder?")
+    return file
+
 def read_weights(
     folder:str|Path,          # of a coder
     network:torch.nn.Module,  # of the same sizes; its numbers are replaced
 ) -> torch.nn.Module:         # the same network
     "Fill a network with a coder's numbers"
-    file = _file(folder, 'model.safetensors')
-    try: found = load_file(file)
+    file = check_weights(folder, network)
+    try: network.load_state_dict(load_file(file))
     except SafetensorError: raise BadWeights(f"{file}: not a whole weight file; copy it again") from None
-    shapes = lambda state: {k:(tuple(v.shape), v.dtype) for k,v in state.items()}
-    there,needed = shapes(found), shapes(network.state_dict())
-    differ = sorted(k for k in there.keys() | needed.keys() if there.get(k) != needed.get(k))
-    if differ:
-        raise BadWeights(
-            f"{file}: {', '.join(differ)} do not fit config.json and vocabulary.txt; "
-            "do the files belong to one coder?")
-    network.load_state_dict(found)
     return network
 
 # %% ../../nbs/coder/10_base.ipynb #e3ce94b3

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from sklearn.metrics import roc_auc_score
 
 from ..bootstrap import bootstrap_weights, percentile_interval, ratio
+from ..data.exchange import notice
 from ..types import BadInput
 
 # %% ../../nbs/coder/70_scores.ipynb #b0aa8fdc
@@ -287,10 +288,16 @@ def _of_definitions(probabilities, truth, threshold, weights, ks, definitions, a
     "'definition/quantity' and its values in the draws"
     unknown = sorted(set(definitions) - set(DEFINITIONS))
     if unknown: raise BadInput(f"no definition {unknown[0]!r}; there are {', '.join(DEFINITIONS)}")
-    found = {}
+    found,undefined = {}, {}
     for d in definitions:
-        scores = DEFINITIONS[d](probabilities, truth, threshold, weights, tuple(ks)) | areas
-        found |= {f'{d}/{q}': v for q,v in scores.items()}
+        answer = partial(DEFINITIONS[d], probabilities, threshold=threshold, weights=weights, ks=tuple(ks))
+        try: scores = answer(truth)
+        except NoNoteWithCodes as e:
+            undefined[d] = e
+            scores = {q: np.full(len(weights), np.nan) for q in answer(np.ones_like(truth))}
+        found |= {f'{d}/{q}': v for q,v in (scores | areas).items()}
+    if undefined and len(undefined) == len(set(definitions)): raise undefined[definitions[0]]
+    for d,e in undefined.items(): notice(f"{d} has no value and stays empty, other definitions are given: {e}")
     return found
 
 def code_scores(
@@ -300,7 +307,7 @@ def code_scores(
     ks:tuple[int, ...] = (1, 5, 10),                # lengths of the list
     definitions:tuple[str, ...] = ('edin', 'mullenbach'), # keys of `DEFINITIONS`
 ) -> dict[str, float]:                              # 'edin/f1_micro', ...; and the numbers of notes
-    "How good a coder is, by each definition"
+    "How good a coder is, by each definition; what one of them leaves undefined is NaN, with a notice"
     probabilities,truth = checked(probabilities, truth)
     areas = {q: np.array([v]) for q,v in auc_scores(probabilities, truth).items()}
     scores = _of_definitions(probabilities, truth, threshold, np.ones((1, len(truth))), ks, definitions, areas)

@@ -22,7 +22,8 @@ from xml.sax.saxutils import quoteattr
 
 from ..codes import UnknownCode, description, icd
 from .corpus import Corpus, UnknownNote
-from .exchange import BrokenFile, MissingFile, notice, whole_characters, whole_file, whole_folder, whole_text
+from .exchange import BrokenFile, MissingFile, notice, proper_name
+from .exchange import whole_characters, whole_file, whole_folder, whole_text
 from .offsets import OURS, Worded, at_words, how_counted, in_characters
 from ..text import merge_spans
 from ..types import LEVELS, SYSTEMS, BadInput, Code, Note, Rationale, Span, check_inside
@@ -202,7 +203,7 @@ def annotator(
     source:str|dict|None,  # a name for all, or names by `completed_by`
 ) -> str:                  # a name
     "Who made a set of regions"
-    if isinstance(source, str): return source
+    if isinstance(source, str): return proper_name(source, 'source')
     who,named = a.get('model_version', a.get('completed_by')), source or {}
     if isinstance(who, dict): who = who.get('email') or who.get('id')
     if isinstance(who, str) and who.strip(): return named.get(who, who)
@@ -314,12 +315,12 @@ def _unannotated(path:str|Path, tasks:list[dict], predictions:bool) -> BadExport
     if not predictions and proposed:
         none += (f", and the pre-annotations of {proposed} of them were left out; "
                  "to read what a model proposed instead, give --predictions (predictions=True)")
-    sets = [a for t in tasks for a in (t.get(what) if isinstance(t.get(what), list) else ())]
-    skipped = sum(bool(a.get('was_cancelled')) for a in sets if isinstance(a, dict))
-    if skipped: none += f"; {skipped} annotations were skipped by their annotator"
     said = f"{path}: {len(bare)} of {len(tasks)} tasks {none}"
     if bare and len(bare) == len(tasks): return BadExport(said)
-    if bare or skipped: notice(said)
+    if bare: notice(said)
+    sets = [a for t in tasks for a in (t.get(what) if isinstance(t.get(what), list) else ())]
+    skipped = sum(bool(a.get('was_cancelled')) for a in sets if isinstance(a, dict))
+    if skipped: notice(f"{path}: {skipped} annotations were skipped by their annotator and say nothing")
 
 # %% ../../nbs/data/55_annotation.ipynb #a77a0107
 def label_studio_marked(
@@ -561,7 +562,7 @@ def brat_marked(
     source:str,      # the annotator
 ) -> Iterator[Line]:
     "A folder of brat, mark by mark"
-    folder,read = Path(folder),[]
+    folder,read,source = Path(folder),[],proper_name(source, 'source')
     if not folder.is_dir(): raise MissingFile(f"{folder}: no such folder")
     files = sorted(folder.glob('*.ann'))
     if not files: raise MissingFile(f"{folder}: no .ann files in it")

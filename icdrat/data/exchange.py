@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['NOTES', 'MissingFile', 'BadLine', 'BrokenFile', 'Notice', 'notice', 'text_lines', 'whole_text', 'whole_characters',
-           'parsed', 'read_lines', 'named_after', 'read_notes', 'write_notes', 'rationale', 'read_rationales',
-           'write_rationales', 'BadWords', 'check_words', 'explanation', 'read_explanations', 'write_explanations',
-           'arrow_file', 'read_arrow', 'save_corpus', 'load_corpus', 'BeingWritten', 'CannotWrite', 'ForeignFolder',
-           'check_outputs', 'check_room', 'let_go', 'opened_folder', 'whole_file', 'whole_folder']
+           'parsed', 'read_lines', 'named_after', 'proper_name', 'read_notes', 'write_notes', 'rationale',
+           'read_rationales', 'write_rationales', 'BadWords', 'check_words', 'explanation', 'read_explanations',
+           'write_explanations', 'arrow_file', 'read_arrow', 'save_corpus', 'load_corpus', 'BeingWritten',
+           'CannotWrite', 'ForeignFolder', 'check_outputs', 'check_room', 'let_go', 'opened_folder', 'whole_file',
+           'whole_folder']
 
 # %% ../../nbs/data/15_exchange.ipynb #b25aa463
 import gzip
@@ -161,10 +162,15 @@ def named_after(path:str|Path) -> str:
     stem = 'stdin' if str(path) == '-' else Path(path).name.split('.')[0] or Path(path).name
     return stem.encode('utf-8', 'replace').decode()
 
-def _name(said, what:str) -> str:
-    "The name of a source or a method; a number or nothing is none"
+def proper_name(
+    said,     # of a source or a method
+    what:str, # source or method, for the message
+) -> str:     # the same
+    "A name that can be written; a number or nothing is none"
     if not isinstance(said, str): raise TypeError
-    if not said.strip(): raise BadInput(f"{what} is empty; give a name, or leave the field out")
+    if not said.strip(): raise BadInput(f"{what} is empty; give a name, or leave it out")
+    try: said.encode()
+    except UnicodeEncodeError: raise BadInput(f"{what} {said!r} cannot be written as UTF-8; give another name") from None
     return said
 
 def _spans(pairs:list) -> list[Span]:
@@ -238,7 +244,7 @@ def rationale(
     source:str, # where the row names none
 ) -> Rationale: # not yet checked against its note
     "The rationale that a line holds"
-    source = _name(row.get('source', source), 'source')
+    source = proper_name(row.get('source', source), 'source')
     if not isinstance(row['note_id'], str): raise TypeError
     code,spans = _code(row['code'], row),_spans(row['spans'])
     return Rationale(row['note_id'], code, spans, source, row.get('level', 'mention'))
@@ -303,7 +309,7 @@ def explanation(
     method:str,   # where the row names none
 ) -> Explanation: # not yet checked against its note
     "The explanation that a line holds"
-    method,scores = _name(row.get('method', method), 'method'), row['scores']
+    method,scores = proper_name(row.get('method', method), 'method'), row['scores']
     if not isinstance(row['note_id'], str) or not _whole(row['offsets']): raise TypeError
     if not _listed(scores) or any(type(s) not in (int, float) for s in scores): raise TypeError
     offsets,scores = np.array(row['offsets'], np.int64).reshape(-1, 2), np.array(scores, float)

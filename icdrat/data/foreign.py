@@ -21,7 +21,7 @@ from .codiesp import KINDS
 from .corpus import Corpus, UnknownNote
 from .eraser import eraser_row
 from .exchange import BadLine, BrokenFile, MissingFile, check_words, explanation, named_after, notice
-from .exchange import parsed, rationale, text_lines, whole_characters, whole_text
+from .exchange import parsed, proper_name, rationale, text_lines, whole_characters, whole_text
 from .mdace import CODE_SYSTEMS
 from .offsets import Worded, at_words, how_counted
 from ..text import merge_spans
@@ -306,7 +306,7 @@ def foreign_rationales(
 ) -> Foreign:               # rationales and explanations, and what was left out
     "Rationales and explanations made elsewhere, checked against their notes"
     path = Path(path)
-    if source is not None and not source.strip(): raise BadInput("the source is empty; give a name")
+    if source is not None: proper_name(source, 'source')
     form = _form(path, form, predictions)
     lines,join = FORMS[form]
     if predictions: lines = partial(lines, predictions=True)

@@ -339,6 +339,14 @@ def _usable(table:pd.DataFrame, texts:dict[int, str], tolerance:float, file:str|
             "take NOTEEVENTS of MIMIC-III 1.4 as published, and see icdrat.data.mdace.check for the list")
     return table[~bad]
 
+def _gold(table:pd.DataFrame, notes:dict[str, Note]) -> list[Rationale]:
+    "One rationale for each note and code"
+    spans = defaultdict(list)
+    columns = (table[k] for k in ('note_id', 'code_system', 'code', 'begin', 'end'))
+    for id,system,value,begin,end in zip(*columns): spans[id, Code(system, value)].append(Span(begin, end))
+    return [mark(notes[i], c, s, 'human') for (i,c),s in spans.items()]
+
+# %% ../../nbs/data/40_mdace.ipynb #d4c4b6c7
 def _repeated(path:Path, texts:dict[int, str]) -> dict[tuple[str, int, int], Worded]:
     "What the charts repeat of the notes beside their offsets; published charts repeat nothing"
     return {(id, a['begin'], a['end']):Worded(f"{where}, annotation {k}", texts[int(id)],
@@ -353,13 +361,6 @@ def _at_words(table:pd.DataFrame, path:Path, texts:dict[int, str]) -> pd.DataFra
     keys = list(zip(table.note_id, table.begin, table.end))
     places = [at_words(marks[k], way)[0] if k in marks else k[1:] for k in keys]
     return table.assign(begin=[b for b,_ in places], end=[e for _,e in places])
-
-def _gold(table:pd.DataFrame, notes:dict[str, Note]) -> list[Rationale]:
-    "One rationale for each note and code"
-    spans = defaultdict(list)
-    columns = (table[k] for k in ('note_id', 'code_system', 'code', 'begin', 'end'))
-    for id,system,value,begin,end in zip(*columns): spans[id, Code(system, value)].append(Span(begin, end))
-    return [mark(notes[i], c, s, 'human') for (i,c),s in spans.items()]
 
 # %% ../../nbs/data/40_mdace.ipynb #14c5c575
 def mdace(

@@ -87,6 +87,8 @@ for operator in OPERATORS:
 
 # %% ../../nbs/evaluation/10_cards.ipynb #533af449
 UNBOUNDED = (float('-inf'), float('inf'))
+_ferret_erases = dict(ferret='every number of words', ferret_deciles='10, 20, …, 100 % of the words')
+_ferret_default = dict(ferret='default of its paper', ferret_deciles='present default')
 
 for operator in OPERATORS:
     at = f'@{operator}'
@@ -99,10 +101,12 @@ for operator in OPERATORS:
     shelve(
         'faithfulness', [f'emc/sufficiency{at}'],
         EMC, False, unit='all but 100, 98, …, 2 words', operator=operator)
-    shelve(
-        'faithfulness', [f'ferret/aopc_comprehensiveness{at}', f'ferret/taucorr_loo{at}'],
-        FERRET, bounds=(-1., 1.), unit='words', operator=operator)
-    shelve('faithfulness', [f'ferret/aopc_sufficiency{at}'], FERRET, False, (-1., 1.), 'words', operator)
+    shelve('faithfulness', [f'ferret/taucorr_loo{at}'], FERRET, bounds=(-1., 1.), unit='words', operator=operator)
+    for definition,erased in _ferret_erases.items():
+        for quantity,higher in dict(comprehensiveness=True, sufficiency=False).items():
+            shelve(
+                'faithfulness', [f'{definition}/aopc_{quantity}{at}'],
+                f'{FERRET}, {_ferret_default[definition]}', higher, (-1., 1.), erased, operator)
     for definition,source in dict(naopc=f'{NAOPC}, upper limit floored', naopc_unfloored=NAOPC).items():
         for quantity,higher in dict(comprehensiveness=True, sufficiency=False).items():
             shelve(

@@ -45,9 +45,10 @@ def train_student(
     recipe:Recipe = RECIPES['caml'],     # what to train, and how
     folder:str|Path|None = None,         # for checkpoints; a run that was killed goes on from there
     progress:bool = True,                # show a bar
+    place:str|Path|None = None,          # where the coder will be saved; a disk without room is refused at once
 ) -> tuple[LabelAttentionCoder, pd.DataFrame]: # the coder, and one row per epoch
     "A coder whose attention is guided by distant rationales (Li et al. 2026; loss of Edin et al. 2024)"
     return train(
         corpus.split('train'), corpus.split('validation'), codes, recipe,
         guide=lessons(rationales, corpus, codes), guide_loss=attention_kl, guide_weight=weight,
-        folder=folder, progress=progress)
+        folder=folder, progress=progress, place=place)

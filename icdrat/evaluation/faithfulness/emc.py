@@ -51,9 +51,10 @@ def stepwise_masks(
     scores:Float[np.ndarray, "words"],   # higher is more important
     best_first:bool = True,              # False: the lowest are hidden first, all but `most` of them at once
     size:int = 2,                        # words a step
-    most:int = 100,                      # words that are gone through
+    most:int|None = 100,                 # words that are gone through; None: all of them
 ) -> Bool[np.ndarray, "steps words"]:    # True on hidden words
     "What is hidden at each step (Edin et al. 2024)"
+    most = len(scores) if most is None else most
     rank = np.argsort(np.argsort(-scores if best_first else scores, kind='stable'))
     ahead = 0 if best_first else max(len(scores) - most, 0)
     return rank < (ahead + size*np.arange(-(-most//size)))[:, None]
@@ -72,7 +73,7 @@ def share_lost(
 def emc_inquiry(
     scores:Float[np.ndarray, "words"],  # of a ranking
     size:int = 2,                       # words a step
-    most:int = 100,                     # words that are gone through
+    most:int|None = 100,                # words that are gone through; None: all of them
 ) -> Inquiry:
     "Comprehensiveness and sufficiency of a ranking (Edin et al. 2024, EMC)"
     down,up = (stepwise_masks(scores, first, size, most) for first in (True, False))

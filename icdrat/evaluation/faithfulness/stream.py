@@ -10,7 +10,6 @@ __all__ = ['coder_fingerprint', 'run_fingerprint', 'OtherRun', 'part_file', 'in_
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from tqdm import tqdm
 
 from ...coder.network import LabelAttentionCoder
 from ...coder.training import from_main
-from ...data.exchange import let_go, opened_folder, whole_file
+from ...data.exchange import let_go, notice, opened_folder, whole_file
 from ..cards import check_definitions
 from .engine import DEFINITIONS, OVER, ROW, UnknownPopulation, note_faithfulness
 from .inquiry import sorted_out
@@ -103,7 +102,7 @@ def _is_kept(file:Path) -> bool:
     except (OSError, ValueError): whole = False  # what pyarrow raises is one of these
     if not whole:
         os.replace(file, file.with_name(f'{file.name}.damaged'))
-        print(f"{file}: damaged; set aside as {file.name}.damaged, and the note is asked about again", file=sys.stderr)
+        notice(f"{file}: damaged; set aside as {file.name}.damaged, and the note is asked about again")
     return whole
 
 def kept_or_asked(

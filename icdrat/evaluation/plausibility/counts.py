@@ -113,7 +113,7 @@ def span_counts(
     "How many spans are the same on both sides (DeYoung et al. 2020, ERASER)"
     gold,predicted = _distinct(gold)[0], _distinct(predicted)[0]
     spans,n = _distinct(np.concatenate([gold, predicted]))
-    hits = _n_spans(spans[n == 2], n_keys)
+    hits = _n_spans(spans[(n == 2) & (spans[:, 1] < spans[:, 2])], n_keys)  # what touches no word is no hit
     return np.stack([hits, _n_spans(predicted, n_keys), hits, _n_spans(gold, n_keys)], 1)
 
 # %% ../../../nbs/evaluation/plausibility/10_counts.ipynb #8a33f7f7

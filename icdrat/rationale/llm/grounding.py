@@ -8,7 +8,7 @@ __all__ = ['APART', 'THRESHOLD', 'SHORTEST', 'LONG', 'HOW', 'plain', 'normalised
 
 # %% ../../../nbs/rationale/llm/20_grounding.ipynb #28ce378f
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -150,10 +150,17 @@ class Grounding:
     misplaced:int = 0         # found, but not in the sentence that was named
     without_evidence:int = 0  # codes that were answered and got no grounded quote
     without_candidate:int = 0 # codes about which nothing was asked, because no part of the note fits their names
-    unanswered:int = 0        # codes with a question that has no answer yet
+    unanswered:int = 0        # codes with a question that has no answer yet, or one in which theirs was lost
     invented:int = 0          # codes answered that were not asked for
     malformed:int = 0         # answers that could not be read, or not all of them
     cut:int = 0               # answers that broke off and were read up to there
+    no_text:int = 0           # answers without a word
+    refused:int = 0           # withheld by the model, or by a filter before it
+    unfinished:int = 0        # broke off before there was anything to read
+    thought_only:int = 0      # nothing but reasoning
+    unread:int = 0            # words, and no evidence in any form among them
+    clipped:int = 0           # questions of which the server read only a part, to judge by its count of tokens
+    changed:int = 0           # answers to questions without a field that the server refused
     questions:int = 0         # that make up the run
     requests:int = 0          # answered by the server in this run
     retries:int = 0           # further attempts among them
@@ -173,7 +180,9 @@ class Grounding:
     def __repr__(self): return _told(self)
 
 # %% ../../../nbs/rationale/llm/20_grounding.ipynb #1d361d26
-_TROUBLE = ('invented', 'malformed', 'cut', 'misplaced', 'without_candidate', 'unanswered', 'failed', 'retries')
+_TROUBLE = (
+    'invented', 'malformed', 'cut', 'misplaced', 'without_candidate', 'unanswered', 'no_text', 'refused', 'unfinished',
+    'thought_only', 'unread', 'clipped', 'changed', 'failed', 'retries')
 
 def _told(g:Grounding) -> str:
     "The counts in words"
@@ -208,25 +217,26 @@ def ground(
     piece:Span|None = None,      # what it was shown; None: the whole note
     everywhere:bool = True,      # also where else in the note the same words stand
     threshold:float = THRESHOLD, # of a fuzzy match
-) -> tuple[dict[Code, list[Span]], Counter, list[Lost]]: # places by code; counts, named as in `Grounding`; the rest
+) -> tuple[dict[Code, list[Span]], Counter, list[Lost]]: # places by answered code; counts as in `Grounding`; the rest
     "Find the quotes of one answer in its note"
     codes,piece = list(codes),piece or Span(0, max(1, len(note)))
     read,known = parse(answer, codes),{_bare(c.value):c for c in codes}
-    found,lost = defaultdict(list),[]
+    found,lost = {c:[] for c in codes if read.whole},[]
     counts = Counter(malformed=int(read.malformed), cut=int(read.cut))
     for name,quotes in read.items:
-        code = known.get(_bare(name))
+        code = known.get(_bare(name)) or known.get(_bare(re.split(r'[:\s]', name.strip(), maxsplit=1)[0]))
         if code is None:
             counts['invented'] += 1
             lost += [Lost(note.id, name, q.words, 'invented') for q in quotes or [Quote('')]]
             continue
+        found.setdefault(code, [])
         for quote in quotes:
             places,how,misplaced = locate(note, quote, piece, everywhere, threshold)
             counts[how or 'ungrounded'] += 1
             counts['misplaced'] += misplaced
             found[code] += places
             if not places: lost.append(Lost(note.id, code.value, quote.words, 'ungrounded'))
-    return dict(found), counts, lost
+    return found, counts, lost
 
 # %% ../../../nbs/rationale/llm/20_grounding.ipynb #38ac6574
 def agreement(

@@ -512,8 +512,8 @@ def spoken(
 
 # %% ../../../nbs/rationale/llm/10_prompt.ipynb #77d107f1
 _MARKS  = {'"':'"', "'":"'", '“':'”'} # what opens a string, and what closes it
-_TOKEN  = re.compile(r'\\(?:["\\/bfnrt\']|u[0-9a-fA-F]{4})|[^\\"\'“”,{}\[\]]+|.', re.S)
-_CLOSES = re.compile(r'\s*(?:\Z|[\]}]|,\s*(?:\Z|["\'“{\[\]}])|:\s*(?:\Z|["\'“{\[\d]))') # behind the end of a string
+_TOKEN  = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}|[^\w\s])|[^\\"\'“”,{}\[\]]+|.', re.S)
+_CLOSES = re.compile(r'\s*(?:\Z|[\]}]|,\s*(?:\Z|["\'“{\[\]}])|:\s*(?:\Z|["\'“{\[\dNn]))') # behind the end of a string
 _COMMA  = re.compile(r'\s*[\]}]')
 
 def _once(pairs:list[tuple[str, object]]) -> dict:
@@ -532,7 +532,8 @@ def _tidied(text:str) -> tuple[list[str], list[tuple[int, str]], int]|None:
     for m in _TOKEN.finditer(text):
         t = m[0]
         if close and t == close and _CLOSES.match(text, m.end()): t,close = '"',''
-        elif close: t = {'"':'\\"', '\\':'\\\\', "\\'":"'"}.get(t, t)
+        elif close and len(t) == 2 and t[0] == '\\' and t[1] not in '"\\/bfnrt': t = t[1:]
+        elif close: t = {'"':'\\"', '\\':'\\\\'}.get(t, t)
         elif t in _MARKS: t,close = '"',_MARKS[t]
         elif t in '{[':
             open_.append('}' if t == '{' else ']')
@@ -540,6 +541,7 @@ def _tidied(text:str) -> tuple[list[str], list[tuple[int, str]], int]|None:
         elif t in '}]':
             if not open_ or open_.pop() != t: return None
         elif t == ',' and _COMMA.match(text, m.end()): t = ''
+        elif 'None' in t: t = t.replace('None', 'null')
         out.append(t)
         if not close and t and t in '"}]': whole.append((len(out), ''.join(reversed(open_))))
         del whole[:-8]
@@ -549,18 +551,18 @@ def _tidied(text:str) -> tuple[list[str], list[tuple[int, str]], int]|None:
 # %% ../../../nbs/rationale/llm/10_prompt.ipynb #1a5e0007
 def mended(
     text:str, # begins with a JSON object
-) -> tuple[dict|None, int, bool]: # the object, where it ends in the text, and whether something of it was lost
+) -> tuple[dict|None, int, bool]: # the object; where it ends, 0 where it broke off; whether something of it was lost
     "The object without slips, closed after its last whole value where it broke off"
     out,whole,end = _tidied(text) or ([], [], 0)
     for i,closing in reversed(whole):
         try: value = _lenient(''.join(out[:i])+closing)
         except (ValueError, RecursionError): continue
-        return value, end or len(text), not end or i < len(out)
+        return value, end, not end or i < len(out)
     return None, 0, True
 
 # %% ../../../nbs/rationale/llm/10_prompt.ipynb #cbf18647
 LONGEST = 200_000        # characters of an answer that are read
-_FAILS,_REPAIRS = 500,20 # braces at which no object may begin, and objects that may not be mended, before we give up
+_FAILS,_REPAIRS = 500,10 # braces at which no object may begin, and objects that may not be mended, before we give up
 _FORM = re.compile(r'\{\s*["\'“](?:rationales|quotes|code)\b')
 
 def _objects(text:str) -> Iterator[tuple[dict, bool, bool, int, int]]:
@@ -570,16 +572,16 @@ def _objects(text:str) -> Iterator[tuple[dict, bool, bool, int, int]]:
     for start in (m.start() for m in re.finditer(r'\{', text)):
         if start < at: continue
         if fails > _FAILS or repairs > _REPAIRS: return
-        try: value,end,lost = *read(text, start), False
+        try: (value,end),length,lost = read(text, start), 1, False
         except (ValueError, RecursionError):
             fails += 1
             if not _FORM.match(text, start): continue
             value,length,lost = mended(text[start:])
-            end = start+length
+            end = start+length if length else len(text)
             repairs += value is None
             if value is None: continue
         at = end
-        yield value, lost, lost and end == len(text), start, end
+        yield value, lost, lost and not length, start, end
 
 def _items(said:object, codes:list[str], deeper:bool = True) -> list|None:
     "The items of an object in one of the forms, each with its code; None: in no form, or only an example of it"

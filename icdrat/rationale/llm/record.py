@@ -13,7 +13,7 @@ from pathlib import Path
 from ...data.corpus import Corpus, head
 from ...data.exchange import MissingFile, read_rationales
 from .grounding import Grounding
-from .prompt import Manner, examples
+from .prompt import Manner, examples, load_prompt
 from .server import Server, quoted
 from .store import Quoted
 from ...resources import resource
@@ -36,7 +36,7 @@ def teacher_manner(
     "How the small model was asked"
     if way not in WAYS: raise NoRecord(f"{way!r}: the model was asked in the ways {' and '.join(WAYS)}")
     few = dict(pool=examples(train, one_code=True, window=6), n_shots=WAYS[way]) if WAYS[way] else {}
-    return Manner(one_code=True, window=6, fallback=False, copied=6, **few)
+    return Manner(load_prompt('quotes'), one_code=True, window=6, fallback=False, copied=6, **few)
 
 # %% ../../../nbs/rationale/llm/50_record.ipynb #895818f9
 RECORDS = resource('records')
