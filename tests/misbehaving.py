@@ -40,8 +40,8 @@ class Half(str):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Replies in turn: text is an answer, a dictionary a body, bytes a raw body, (status, headers) a failure, with an error among them for a body, a number
-    seconds to hang; a function is called with the request"""
+    """Replies in turn: text is an answer, a dictionary a body, bytes a raw body, (status, headers) a failure, (status,
+    a dictionary with an error) one with this body, a number seconds to hang; a function is called with the request"""
 
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

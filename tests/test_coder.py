@@ -27,7 +27,7 @@ from icdrat.coder.convolutional import CamlNetwork
 from icdrat.coder.network import LabelAttentionCoder
 from icdrat.coder.plm import BadChunk, NoEncoder, PlmNetwork, blank_encoder, positions, pretrained
 from icdrat.coder.start import shuffled_batches
-from icdrat.data import exchange
+from icdrat.data import outputs
 from icdrat.data.exchange import ForeignFolder
 from icdrat.text import slices
 from icdrat.types import Code, Span, SpanOutsideNote, UnknownOperator
@@ -121,14 +121,14 @@ def test_an_interrupted_save_keeps_the_old_coder(tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_renamed_keeps_the_old_coder(tmp_path, monkeypatch):
     random_coder(1).save_pretrained(tmp_path / "coder")
-    rename = exchange.os.replace
+    rename = outputs.os.replace
 
     def refuse(source, to):
         if to == tmp_path / "coder" and not source.name.startswith(".old"):
             raise PermissionError("in use")
         rename(source, to)
 
-    monkeypatch.setattr(exchange.os, "replace", refuse)
+    monkeypatch.setattr(outputs.os, "replace", refuse)
     with pytest.raises(PermissionError):
         random_coder(2).save_pretrained(tmp_path / "coder")
     assert [f.name for f in tmp_path.iterdir()] == ["coder"]

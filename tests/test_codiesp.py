@@ -216,6 +216,18 @@ def test_damage_is_named_by_file_and_line(made, file, old, new, error, match):
     refused(error, match, made)
 
 
+def test_a_byte_order_mark_is_passed_over_and_a_table_of_bytes_is_put_right(made):
+    right = codiesp(made)
+    for file in made.rglob("*.t*"):
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes()) if file.is_file() else None
+    assert codiesp(made).gold == right.gold and codiesp(made).note("X-1").text == TEXT
+    table = made / "train/trainX.tsv"
+    counted = re.sub(r"\b\d+\b(?=[ ;\n]|$)", lambda m: str(len(TEXT[: int(m[0])].encode())), table.read_text())
+    table.write_text(counted)
+    with pytest.warns(UserWarning, match="trainX.tsv: its offsets are counted in another way .UTF-8 bytes"):
+        assert codiesp(made).gold == right.gold
+
+
 def test_lost_texts_are_named(made):
     (made / "train" / "text_files" / "X-1.txt").write_bytes(b"")
     refused(BadFile, "X-1.txt: the file is empty", made)

@@ -157,6 +157,14 @@ def _whole(pairs:list) -> bool:
     "Whether it is a list of pairs of whole numbers; True and 1.0 are none"
     return _listed(pairs) and all(_listed(pair) and all(type(x) is int for x in pair) for pair in pairs)
 
+def _spans(pairs:list) -> list[Span]:
+    "Spans from pairs of whole numbers; sorted, and merged where they overlap"
+    if not _whole(pairs): raise TypeError
+    spans = sorted(Span(*pair) for pair in pairs)
+    overlap = any(b.start < a.end for a,b in zip(spans, spans[1:]))
+    return merge_spans(spans) if overlap else spans
+
+# %% ../../nbs/data/15_exchange.ipynb #e8c4a0b4
 def named_after(path:str|Path) -> str:
     "What a file of no other name is called: its stem, as far as it is text"
     stem = 'stdin' if str(path) == '-' else Path(path).name.split('.')[0] or Path(path).name
@@ -170,15 +178,9 @@ def proper_name(
     if not isinstance(said, str): raise TypeError
     if not said.strip(): raise BadInput(f"{what} is empty; give a name, or leave it out")
     try: said.encode()
-    except UnicodeEncodeError: raise BadInput(f"{what} {said!r} cannot be written as UTF-8; give another name") from None
+    except UnicodeEncodeError:
+        raise BadInput(f"{what} {said!r} cannot be written as UTF-8; give another name") from None
     return said
-
-def _spans(pairs:list) -> list[Span]:
-    "Spans from pairs of whole numbers; sorted, and merged where they overlap"
-    if not _whole(pairs): raise TypeError
-    spans = sorted(Span(*pair) for pair in pairs)
-    overlap = any(b.start < a.end for a,b in zip(spans, spans[1:]))
-    return merge_spans(spans) if overlap else spans
 
 # %% ../../nbs/data/15_exchange.ipynb #bbd07b6a
 def _note_row(row:dict) -> dict:

@@ -295,12 +295,13 @@ class ForeignFolder(CannotWrite): "The folder to be written to was not made by i
 
 def _check_ours(path:Path, holds:str, hidden:bool=True) -> None:
     "Refuse what is no folder of ours; where `hidden` is False, names that begin with a dot are nobody's"
-    if path.is_dir():
-        if any((path/h).is_file() for h in holds.split()): return
-        if not any(hidden or not f.name.startswith('.') for f in path.iterdir()): return
-        found = f"is there already and holds no {' or '.join(holds.split())}"
-    elif not os.path.lexists(path) or path.is_symlink() and not path.exists(): return
-    else: found = "is there already and is no folder"
+    with _alone(_target(path).parent): # nobody replaces it meanwhile
+        if not path.exists(): return
+        if path.is_dir():
+            if any((path/h).is_file() for h in holds.split()): return
+            if not any(hidden or not f.name.startswith('.') for f in path.iterdir()): return
+            found = f"is there already and holds no {' or '.join(holds.split())}"
+        else: found = "is there already and is no folder"
     raise ForeignFolder(f"{path}: {found}; name another folder, or remove it yourself")
 
 def _check_movable(path:Path, target:Path) -> None:
@@ -309,17 +310,16 @@ def _check_movable(path:Path, target:Path) -> None:
     if target.is_mount(): where = "the root of a disk"
     if where: raise ForeignFolder(f"{path}: is {where} and cannot be replaced; name a folder in it")
 
-def _exchange(part:Path, target:Path) -> None:
-    "Put a finished folder into its place; what was there goes at the end"
+def _exchange(part:Path, target:Path) -> Path:
+    "Put a finished folder into its place; where the one that was there is now"
     old = part.with_name(part.name.replace('.part', '.old', 1))
-    with _alone(target.parent):
-        (part/'.writing').unlink(missing_ok=True)
-        if target.exists(): os.replace(target, old)
-        try: os.replace(part, target)
-        except OSError:
-            if old.exists(): os.replace(old, target)
-            raise
-    _remove(old)
+    (part/'.writing').unlink(missing_ok=True)
+    if target.exists(): os.replace(target, old)
+    try: os.replace(part, target)
+    except OSError:
+        if old.exists(): os.replace(old, target)
+        raise
+    return old
 
 # %% ../../nbs/data/12_outputs.ipynb #07a1001a
 @contextmanager
@@ -338,10 +338,12 @@ def whole_folder(
     with _part(path, target, private, folder=True) as part:
         if private: (part/'.gitignore').write_text('*\n')
         yield part
-        _check_ours(path, holds)
-        _permitted(part, target, private)
-        _compared(path, target)
-        _exchange(part, target)
+        with _alone(target.parent):
+            _check_ours(path, holds)
+            _permitted(part, target, private)
+            _compared(path, target)
+            old = _exchange(part, target)
+        _remove(old)
         if target in _SEEN: _SEEN[target] = _known(target)
 
 # %% ../../nbs/data/12_outputs.ipynb #07a10021

@@ -95,11 +95,12 @@ def reply(
         raise NotAnAnswer(
             "the answer is not in the OpenAI form; "
             "check that ICDRAT_LLM_URL ends as the server wants it, mostly in /v1") from None
+    if content: content = content[:KEPT].encode('utf-16', 'surrogatepass').decode('utf-16', 'replace') # no half signs
     finish,model = (str(x or '') for x in (choice.get('finish_reason'), body.get('model')))
     thought += sum(len(str(message.get(k) or '')) for k in ('reasoning_content', 'reasoning'))
     now = datetime.now(timezone.utc).strftime('%Y-%m-%dT%H:%M:%SZ')
     return Reply(
-        key, content and content[:KEPT], finish, *tokens, round(seconds, 3), model, now, thought,
+        key, content, finish, *tokens, round(seconds, 3), model, now, thought,
         declined or bool(message.get('refusal')), changed)
 
 # %% ../../../nbs/rationale/llm/30_store.ipynb #2b6f0003
