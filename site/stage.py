@@ -152,8 +152,9 @@ def relinked(text: str, here: PurePosixPath, lookup) -> str:
         r"\]\((?:\.\./)+(?=(?:llm|benchmarks|results|icdrat|tests)/)", f"]({lookup.repository}/blob/main/", text
     )
     text = re.sub(r"\]\((?!https?:)([\w./]+\.ipynb)(#[^)]*)?\)", link, text)
-    text = "\n".join(line if line.startswith("#") else lookup.linkify(line) for line in text.split("\n"))
+    text = lookup.linkify(text) or text
     text = re.sub(r"\[(`_\w+`)\]\([^)]*\)", r"\1", text)  # what is private has no heading
+    text = re.sub(r"^(#+ )\[(`\w+`)\]\([^)]*\)$", r"\1\2", text, flags=re.M)  # and a heading leads nowhere
     home = re.escape(lookup.home)
     local = lambda m: f"]({relpath(m[1], here.parent.as_posix() or '.')}"  # noqa: E731
     return re.sub(rf"\]\({home}/([\w./]+\.html)", local, text)
