@@ -705,7 +705,7 @@ def test_several_answers_give_scores(road, llm):  # noqa: F811
 @pytest.mark.parametrize(
     "words, part",
     [
-        (["--prompt", "quote"], "there are codes_first, numbered, quotes"),
+        (["--prompt", "quote"], "there are codes_first, codes_first_2, numbered"),
         (["--level", "word"], "mention, context, sentence"),
         (["--choose", "best", "--shots", 1], "fixed, random, code, similar"),
         (["--names", "all"], "tabular or training"),

@@ -565,6 +565,9 @@ INPUTS = {
 }
 
 
+READ = {(("annotate", "settle"), "settled"), (("annotate", "export"), "rationales")}  # written elsewhere
+
+
 def paths_of_commands():
     "Every option of every command that names a place where something is written"
 
@@ -577,7 +580,7 @@ def paths_of_commands():
     for words, command in walk(typer.main.get_command(app)):
         for option in command.params:
             path = "Path" in str(get_type_hints(command.callback).get(option.name))
-            read = option.name in INPUTS or (words, option.name) == (("annotate", "settle"), "settled")
+            read = option.name in INPUTS or (words, option.name) in READ
             if path and not read and option.name not in ("store", "notebook"):
                 yield pytest.param(words, command, option.name, id=f"{' '.join(words)} {option.opts[0]}")
 
