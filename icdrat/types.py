@@ -86,13 +86,15 @@ class Rationale:
     source:str               # the method or annotator
     level:str = 'mention'    # one of `LEVELS`
     def __post_init__(self):
-        where = f"{self.note_id}, {self.code}"
-        if self.level not in LEVELS: raise BadInput(f"{where}: level {self.level!r} is not one of {', '.join(LEVELS)}")
-        object.__setattr__(self, 'spans', tuple(self.spans))
-        for a,b in zip(self.spans, self.spans[1:]):
+        def where(): return f"{self.note_id}, {self.code}"
+        if self.level not in LEVELS:
+            raise BadInput(f"{where()}: level {self.level!r} is not one of {', '.join(LEVELS)}")
+        spans = tuple(self.spans)
+        object.__setattr__(self, 'spans', spans)
+        for a,b in zip(spans, spans[1:]):
             if b.start < a.end:
-                raise UnsortedSpans(
-                    f"{where}: span [{b.start}, {b.end}) does not come after [{a.start}, {a.end}); sort and merge them")
+                raise UnsortedSpans(f"{where()}: span [{b.start}, {b.end}) does not come after "
+                                    f"[{a.start}, {a.end}); sort and merge them")
     def __len__(self): return len(self.spans)
     def _size(self): return f"{_many(len(self), 'span')}, {_many(sum(map(len, self.spans)), 'character')}"
     def __repr__(self): return f"Rationale({self.note_id!r}, {self.code}, {self._size()}, {self.source}, {self.level})"

@@ -10,17 +10,15 @@ where it was.
 
 import argparse
 import gzip
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 from icdrat.data.codiesp import article, codiesp, with_silver
 from icdrat.data.corpus import carve, codes_among, head, to_level, vocabulary
 from icdrat.data.exchange import whole_file
 from icdrat.data.vignettes import vignettes
-from icdrat.rationale.llm.record import FIRST, RECORDS, TEACHER, WAYS, teacher_manner
+from icdrat.rationale.llm.record import FIRST, RECORDS, TEACHER, WAYS, keep_record, record_file, teacher_manner
 from icdrat.rationale.llm.server import facts, quoted
-from icdrat.rationale.llm.store import Store, read_answers, write_answers, write_record
+from icdrat.rationale.llm.store import Store, read_answers, write_answers
 
 
 def asked(name):
@@ -63,28 +61,18 @@ def main():
             known(store, told.way)
         found = quoted(notes.notes, codes, TEACHER, manner, store, concurrency=1, source=f"llm_{told.way}")
     print(found.grounding)
-    if found.grounding.unanswered:
+    if n := found.grounding.unanswered:
         raise SystemExit(
-            (
-                f"{found.grounding.unanswered} codes have no answer yet, nothing is written; the same "
-                f"command goes on from here. {found.trouble}"
-            )
+            f"{n} codes have no answer yet, nothing is written; the same command goes on from here. {found.trouble}"
         )
-    about, stem = facts(found, TEACHER, manner), RECORDS / f"{told.corpus}.{told.way}"
+    about = facts(found, TEACHER, manner)
     RECORDS.mkdir(exist_ok=True)
-    if told.corpus == "vignettes":
-        write_answers(stem.with_name(f"{stem.name}.answers.jsonl"), found.asked, notes.notes, **about)
-        packed(stem.with_name(f"{stem.name}.answers.jsonl"))
-    else:
-        write_record(stem.with_name(f"{stem.name}.offsets.jsonl"), found.rationales, **about)
-        packed(stem.with_name(f"{stem.name}.offsets.jsonl"))
-    grounding = {
-        k: v
-        for k, v in asdict(found.grounding).items()
-        if k not in ("lost", "cost", "requests", "retries", "replayed", "failed")
-    }
-    with whole_file(stem.with_name(f"{stem.name}.json")) as part:
-        part.write_text(json.dumps(about | dict(grounding=grounding), indent=1) + "\n")
+    keep_record(RECORDS, told.corpus, told.way, found, about)
+    if told.corpus == "vignettes":  # their answers may be kept too, and the offsets follow from them
+        answers = RECORDS / f"vignettes.{told.way}.answers.jsonl"
+        write_answers(answers, found.asked, notes.notes, **about)
+        packed(answers)
+        record_file("vignettes", told.way, "offsets").unlink()
 
 
 if __name__ == "__main__":

@@ -189,12 +189,10 @@ def page(path: Path, profile: str, lookup) -> dict:
 def result(path: Path, profile: str) -> list[dict]:
     "What a paper notebook made, to stand above how it was made: a table, a figure, or a page of notes in a frame"
     made = ROOT / "results" / profile / path.stem
-    table, figure, whole = (made.with_name(f"{made.name}.{kind}") for kind in ("md", "svg", "html"))
+    said, whole = (made.with_name(f"{made.name}.{kind}") for kind in ("md", "html"))
     words = []
-    if table.is_file():
-        words.append(table.read_text(encoding="utf-8"))
-    if figure.is_file():
-        words.append(f"![](../results/{figure.name})")
+    if said.is_file():  # a table with its caption, or the caption of a figure and where it is
+        words.append(said.read_text(encoding="utf-8").replace(f"]({made.name}.svg)", f"](../results/{made.name}.svg)"))
     if whole.is_file():
         name = f"{path.stem}_whole.html"
         shutil.copy(whole, (OUT / path).with_name(name))

@@ -13,6 +13,7 @@ from icdrat.coder.network import LabelAttention, LabelAttentionCoder, LabelCross
 from icdrat.coder.plm import PlmNetwork
 from icdrat.rationale.attribution.explain import (
     METHODS,
+    BadOption,
     NoCodesFor,
     UnknownMethod,
     UnknownOption,
@@ -165,6 +166,11 @@ def test_a_stranger_is_told_what_there_is():
         ask("lime", by="hand")
     with pytest.raises(UnknownOption, match="it has n_steps, most_tokens"):
         ask("integrated_gradients", steps=3)
+    for wrong in (0, -1, 2.5, "abc", True, float("nan")):
+        with pytest.raises(BadOption, match="n_steps is .*a whole number from 1"):
+            ask("integrated_gradients", n_steps=wrong)
+    with pytest.raises(BadOption, match="noise is nan"):
+        ask("gradient_shap", noise=float("nan"))
     with pytest.raises(WrongCoder, match="self_attentions.*caml"):
         ask("attention_rollout")
     with pytest.raises(CodeNotInVocabulary):

@@ -24,6 +24,12 @@ def test_every_resample_has_as_many_notes_as_there_are(n):
     np.testing.assert_array_equal(weights.sum(1), n)
 
 
+@pytest.mark.parametrize("n_draws", [0, -1, 10**11])
+def test_a_number_of_resamples_that_cannot_be_is_refused(n_draws):
+    with pytest.raises(NothingToResample, match=f"{n_draws} resamples: there are from 1 to"):
+        interval(np.ones((7, 2)), mean, n_draws)
+
+
 def test_a_seed_names_its_resamples():
     first = bootstrap_weights(9, 20, 5)
     bootstrap_weights.cache_clear()
@@ -51,7 +57,7 @@ def test_a_matrix_product_is_the_bootstrap_done_by_hand(seed):
 
 @pytest.mark.parametrize("value", [0.0, 0.3, -1.0])
 def test_the_bootstrap_of_a_constant_is_the_constant(value):
-    sizes = np.array([1.0, 5.0, 2.0])
+    sizes = np.array([1.0, 5.0, 2.0, 1.0, 3.0])
     np.testing.assert_allclose(interval(np.stack([value * sizes, sizes], 1), mean), [value] * 3, atol=1e-12)
 
 
@@ -71,9 +77,16 @@ def test_the_interval_is_as_wide_as_the_standard_error_says():
 
 
 def test_resamples_without_a_denominator_are_left_out():
-    sums = np.array([[1.0, 2.0], [0.0, 0.0], [0.0, 0.0]])  # two notes without a prediction
+    sums = np.array([[1.0, 2.0]] + [[0.0, 0.0]] * 4)  # four notes without a prediction
     assert interval(sums, mean) == (0.5, 0.5, 0.5)
-    assert np.isnan(interval(np.zeros((3, 2)), mean)).all()
+    assert np.isnan(interval(np.zeros((5, 2)), mean)).all()
+
+
+@pytest.mark.parametrize("n", range(1, 9))
+def test_fewer_than_five_notes_have_a_value_and_no_interval(n):
+    value, *ends = interval(np.stack([np.arange(n), np.ones(n)], 1), mean)
+    assert value == pytest.approx((n - 1) / 2)
+    assert np.isnan(ends).all() == (n < 5)
 
 
 def test_a_higher_level_gives_a_wider_interval():

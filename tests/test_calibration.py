@@ -20,6 +20,7 @@ from icdrat.coder.calibration import (
     log_odds,
     reliability,
     temperature,
+    wilson,
     with_temperature,
 )
 from icdrat.coder.scores import NotProbabilities, UnequalTables, auc_scores
@@ -189,16 +190,55 @@ def test_the_diagram_holds_every_pair_and_gives_back_the_ece(bins):
     assert ece == pytest.approx(ece_draws(p, y, np.ones((1, 50)), 9, bins)["pooled"][0])
 
 
-def test_the_drawing_shows_what_is_in_the_table():
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_the_drawing_shows_what_is_in_the_table(n):
     matplotlib.use("agg")
     p, y = toy(0)
     table = reliability(p, y, 5, n_draws=20)
-    figure = draw_reliability({"a coder": table, "again": table})
-    ax, below = figure.axes
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["a coder", "again"]
-    np.testing.assert_allclose(ax.containers[0][0].get_xydata(), table[["probability", "share"]])
-    np.testing.assert_allclose(below.lines[0].get_ydata(), table.n_pairs)
-    assert below.get_yscale() == "log"
+    names = ["a coder", "again", "a third"][:n]
+    figure = draw_reliability({name: table for name in names}, {"again": "#123456"}, 5)
+    panels = [ax for ax in figure.axes if ax.get_title()]
+    assert sorted(ax.get_title() for ax in panels) == sorted(names) and figure.get_figwidth() == 5
+    for ax in panels:
+        points, _, (bars,) = ax.containers[0]
+        np.testing.assert_allclose(points.get_xydata(), table[["probability", "share"]])
+        ends = np.array([s[:, 1] for s in bars.get_segments()])
+        np.testing.assert_allclose(ends, table[["wilson_low", "wilson_high"]], atol=1e-9)
+    below = next(ax for ax in figure.axes if ax.get_yscale() == "log" and ax.patches)
+    assert [w.get_text().strip() for w in below.texts] == [f"{k:,}" for k in table.n_pairs]
+    assert [b.get_height() for b in below.patches] == table.n_pairs.tolist()
+
+
+# the interval of a share
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_wilson_holds_the_shares_that_would_not_have_surprised(seed):
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 400))
+    hits = int(rng.integers(0, n + 1))
+    low, high = wilson(hits, n)
+    assert 0 <= low <= hits / n <= high <= 1 and high > low
+    for end in {float(low), float(high)} - {0.0, 1.0}:  # at its ends the share is 1.96 deviations away
+        assert abs(hits / n - end) == pytest.approx(1.959964 * (end * (1 - end) / n) ** 0.5, rel=1e-5)
+
+
+def test_wilson_mirrors_narrows_and_widens():
+    hits, n = np.array([0, 3, 10]), np.array([10, 10, 10])
+    (low, high), (mirrored_low, mirrored_high) = wilson(hits, n), wilson(n - hits, n)
+    np.testing.assert_allclose([1 - high, 1 - low], [mirrored_low, mirrored_high], atol=1e-12)
+    assert (np.subtract(*wilson(hits, n)[::-1]) > np.subtract(*wilson(10 * hits, 10 * n)[::-1])).all()
+    assert (np.subtract(*wilson(hits, n, 0.99)[::-1]) > np.subtract(*wilson(hits, n, 0.9)[::-1])).all()
+
+
+def test_a_bin_in_which_all_are_right_is_not_certain():
+    p, y = np.full((6, 1), 0.9), np.ones((6, 1), bool)
+    [row] = reliability(p, y, 5, n_draws=50).itertuples()
+    assert (
+        (row.low, row.high) == (1, 1)
+        and row.wilson_low == pytest.approx(6 / (6 + 1.959964**2))
+        and row.wilson_high == 1
+    )
 
 
 # temperature

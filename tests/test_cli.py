@@ -17,10 +17,14 @@ import numpy as np
 import pytest
 from misbehaving import completion, llm  # noqa: F401  a loopback server that plays replies
 
+from icdrat.cli.app import one_line, settings
 from icdrat.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[1]
 SECRET = "canary words of a patient"
+
+
+FIG1 = str(ROOT / "nbs/paper/fig1_curves.ipynb")
 
 
 def icdrat(*words, cwd=ROOT, **env):
@@ -592,13 +596,48 @@ def test_half_a_gz_ends_in_one_line(files):
             ["nowhere"],
         ),
         (["view", "--notes", "notes.jsonl", "--source", "gold.jsonl", "--out", "p.html"], ["NAME=FILE"]),
+        (
+            [*"view --notes notes.jsonl --source a=gold.jsonl --source a=gold.jsonl --out p.html".split()],
+            ["--source a=", "two files have this name"],
+        ),
         (["reproduce", "nowhere.ipynb"], ["nowhere.ipynb"]),
-        (["reproduce", str(ROOT / "nbs/paper/fig1_curves.ipynb"), "-p", "result=x"], ["'result'", "results"]),
+        (["reproduce", FIG1, "--out", FIG1], ["is the notebook itself"]),
+        (["reproduce", FIG1, "-p", "results=\udcff"], ["-p results: not UTF-8"]),
+        (["reproduce", FIG1, "-p", "result=x"], ["'result'", "results"]),
         (["data", "synth", "--notes", 10, "--out", "/proc/nowhere/corpus"], ["/proc"]),
     ],
 )
 def test_a_wrong_word_is_named_with_its_remedy(files, words, parts):
     ends_in_one_line(icdrat(*words, cwd=files()), *parts)
+
+
+@pytest.mark.parametrize(
+    "typed, meant",
+    [
+        ("3", 3),
+        (".5", 0.5),
+        ("-.5", -0.5),
+        ("true", True),
+        ("...", "..."),
+        (".", "."),
+        ("1" * 5000, "1" * 5000),
+        ("[" * 99_999, "[" * 99_999),
+    ],
+    ids=lambda x: str(x)[:9],
+)
+def test_a_value_is_a_number_where_it_reads_like_one(typed, meant):
+    assert settings([f"a={typed}"], "--set") == dict(a=meant)
+
+
+def test_a_word_that_is_not_utf_8_ends_in_one_line_and_writes_nothing(road, tmp_path):
+    words = ["data", "card", "--corpus", "corpus", "--licence", "\udcff", "--out", tmp_path / "card.md"]
+    ends_in_one_line(icdrat(*words, cwd=road), "not UTF-8")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_of_the_system_is_told_without_its_number():
+    assert one_line(OSError(28, "No space left on device")) == "icdrat: No space left on device"
+    assert one_line(OSError(28, "No space left on device", "a.json")) == "icdrat: a.json: No space left on device"
 
 
 def test_codiesp_without_its_folder_says_how_to_get_it(tmp_path):

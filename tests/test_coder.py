@@ -1,6 +1,7 @@
 "What a coder reads, and what its folder must survive; the laws of its network are in test_networks."
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -26,7 +27,9 @@ from icdrat.coder.base import (
 from icdrat.coder.convolutional import CamlNetwork
 from icdrat.coder.network import LabelAttentionCoder
 from icdrat.coder.plm import BadChunk, NoEncoder, PlmNetwork, blank_encoder, positions, pretrained
+from icdrat.coder.recipe import BadRecipe, recipe
 from icdrat.coder.start import shuffled_batches
+from icdrat.coder.training import fresh_network
 from icdrat.data import outputs
 from icdrat.data.exchange import ForeignFolder
 from icdrat.text import slices
@@ -108,6 +111,18 @@ def test_a_second_coder_replaces_the_first_and_leaves_nothing_behind(tmp_path):
         random_coder(seed).save_pretrained(tmp_path / "coder")
     np.testing.assert_array_equal(load_coder(tmp_path / "coder")(["w1 w2"]), random_coder(2)(["w1 w2"]))
     assert [f.name for f in tmp_path.iterdir()] == ["coder"]
+
+
+@pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o007, 0o660), (0o077, 0o600)])
+def test_the_files_of_a_coder_can_be_read_by_the_same_people(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        random_coder(0).save_pretrained(tmp_path / "coder")
+        random_coder(0).save_pretrained(tmp_path / "secret", private=True)
+    finally:
+        os.umask(before)
+    assert {f.stat().st_mode & 0o777 for f in (tmp_path / "coder").iterdir()} == {mode}
+    assert {f.stat().st_mode & 0o777 for f in (tmp_path / "secret").iterdir()} == {0o600}
 
 
 def test_an_interrupted_save_keeps_the_old_coder(tmp_path, monkeypatch):
@@ -293,3 +308,24 @@ def test_positions_of_roberta_begin_behind_the_filling():
         assert positions(blank_encoder(config, most)) == most
         with pytest.raises(BadChunk, match=f"1 to {most}"):
             blank_encoder(config, most + 1)
+
+
+@pytest.mark.parametrize("file", ["config.json", "vocabulary.txt"])
+def test_a_byte_order_mark_is_no_part_of_a_coder_and_another_encoding_is_named(tmp_path, file):
+    random_coder(0).save_pretrained(tmp_path / "coder")
+    at = tmp_path / "coder" / file
+    whole = at.read_bytes()
+    at.write_bytes(b"\xef\xbb\xbf" + whole.replace(b"\n", b"\r\n"))
+    assert load_coder(tmp_path / "coder").reader.words == random_coder(0).reader.words
+    at.write_bytes(whole + b"\xe9\n")
+    with pytest.raises(BadConfig, match=f"{file}: not UTF-8 at byte {len(whole)}; copy it again"):
+        load_coder(tmp_path / "coder")
+    at.write_text("[" * 99_999 if file == "config.json" else "a\na\n")
+    with pytest.raises((BadConfig, base.RepeatedWord), match=file):
+        load_coder(tmp_path / "coder")
+
+
+@pytest.mark.parametrize("sizes", [dict(filters=0), dict(filters=-3), dict(width="5"), dict(embedding=2.5)])
+def test_a_size_that_no_network_can_have_is_refused_before_the_training(sizes):
+    with pytest.raises(BadRecipe, match=f"{[*sizes][0]} is .*a whole number from 1"):
+        fresh_network(recipe("caml", **sizes), ["pain pain"], 2)

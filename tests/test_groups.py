@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from icdrat.codes import chapter, chapter_title
 from icdrat.data.codiesp import all_negated, codiesp, negated
 from icdrat.data.corpus import UnknownNote
 from icdrat.data.vignettes import vignettes
@@ -24,7 +25,9 @@ from icdrat.evaluation.groups import (
     ASSERTED,
     BEFORE_HEADINGS,
     DENIED,
+    FEW,
     NOWHERE,
+    OTHER,
     PARTLY,
     SECTIONS,
     NoGroup,
@@ -33,6 +36,7 @@ from icdrat.evaluation.groups import (
     code_chapters,
     denial,
     evidence_sections,
+    few_together,
     note_lengths,
     sections,
 )
@@ -132,9 +136,26 @@ def test_bands_chapters_and_lengths_hold_every_key_in_order():
     )
     assert [*dict.fromkeys(learned.values())] == [b for b in ("0", "1-1", "2-3", ">3") if b in learned.values()]
     by_chapter = code_chapters(codes)
-    assert set(by_chapter) == set(n) and [*by_chapter.values()] == sorted(by_chapter.values(), key=int)
+    order = sorted({chapter(c) for c in codes}, key=int)
+    assert set(by_chapter) == set(n) and [*dict.fromkeys(by_chapter.values())] == [chapter_title(k) for k in order]
+    assert not any(name.isdigit() for name in by_chapter.values()), "a chapter is known by its name"
     lengths = note_lengths(vignette.notes, (700, 800))
     assert all((lengths[t.id] == "1-700") == (len(words(t.text)) <= 700) for t in vignette.notes)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_groups_with_few_pairs_stand_together_and_no_pair_is_lost(seed):
+    rng = np.random.default_rng(seed)
+    groups = {f"c{i}": f"g{rng.integers(8)}" for i in range(25)}
+    pairs = {k: int(rng.integers(0, 6)) for k in groups}
+    found = few_together(groups, pairs, 10)
+    assert set(found) == set(groups)
+    size = {g: sum(pairs[k] for k in groups if groups[k] == g) for g in groups.values()}
+    assert all((found[k] == groups[k]) == (size[groups[k]] >= 10) for k in groups)
+    left = sum(pairs[k] for k, g in found.items() if g.startswith(OTHER))
+    names = {g for g in found.values() if g.startswith(OTHER)}
+    assert names <= {f"{OTHER} {FEW}" if left < 10 else OTHER}
+    assert not names or list(found.values())[-1] in names, "they come last"
 
 
 def test_denied_evidence_is_parted_as_the_corpus_says(data_folder):

@@ -9,6 +9,7 @@ from misbehaving import GOOD, NOTE, TEXT, A, B, llm  # noqa: F401  `llm` is used
 
 from icdrat.codes import icd
 from icdrat.data.corpus import build
+from icdrat.data.exchange import BrokenFile
 from icdrat.data.vignettes import vignettes
 from icdrat.rationale.mention.lexicon import NotTraining
 from icdrat.rationale.llm.prompt import (
@@ -315,7 +316,7 @@ def test_fences_and_chatter_around_an_answer_do_no_harm(wrap):
         None,
         "",
         "no evidence",
-        "[]",
+        "[] or perhaps not",
         "null",
         "{}",
         '{"rationales": {}}',
@@ -334,6 +335,30 @@ def test_fences_and_chatter_around_an_answer_do_no_harm(wrap):
 def test_a_malformed_answer_is_said_to_be_and_never_a_crash(answer):
     read = parse(answer, (A, B))
     assert read.malformed and not any(qs for _, qs in read.items)
+
+
+@pytest.mark.parametrize(
+    "answer", ["[]", "```json\n[ ]\n```", '{"codes": []}', 'So: {"a": [], "b": []}', '{"x": {"y": []}}']
+)
+def test_nothing_by_any_name_is_an_honest_answer_and_takes_nothing_from_another(answer):
+    assert parse(answer, (A, B)) == Answer()
+    if answer[0] == "{":
+        assert parse(f"{GOOD} {answer}", (A, B)) == parse(f"{answer} {GOOD}", (A, B)) == parse(GOOD)
+
+
+def test_items_under_any_name_are_items():
+    items = json.dumps(json.loads(GOOD)["rationales"])
+    assert parse(f'{{"evidence": {items}}}', (A, B)) == parse(f'{{"a": 1, "b": {items}}}', (A, B)) == parse(GOOD)
+
+
+@pytest.mark.parametrize(
+    "end", [', "T2DM"' * 400, ', "T2DM"' * 400 + ', "T2', ': ,, "x" {"a": 1' * 30, ', "a": [' * 60]
+)
+def test_an_answer_that_breaks_off_in_disorder_is_never_whole(end):
+    whole = json.dumps({"rationales": [{"code": "E11.9", "quotes": ["T2DM"]}, {"code": "R04.2", "quotes": ["x"]}]})
+    read = parse(whole[:-3] + end, (A, B))
+    assert not read.whole and dict(read.items)["E11.9"] == (Quote("T2DM"),)
+    assert all(quotes for _, quotes in read.items), "a code that was lost is not one without evidence"
 
 
 def test_what_is_in_form_survives_what_is_not():
@@ -489,3 +514,20 @@ def test_a_guideline_that_is_not_there_is_named():
 def test_the_first_version_of_every_prompt_is_what_it_was():
     hashes = {name: load_prompt(name).sha256[:12] for name in ("quotes", "codes_first", "numbered")}
     assert hashes == dict(quotes="9de13e5f21cd", codes_first="99fd8163bf33", numbered="40171a1be3b2")
+
+
+@pytest.mark.parametrize("before, after", [(b"\xef\xbb\xbf", b""), (b"", b"")])
+def test_a_prompt_of_ones_own_is_the_same_however_it_was_saved(tmp_path, before, after):
+    whole = (PROMPTS / "quotes_2.txt").read_bytes()
+    (tmp_path / "mine.txt").write_bytes(before + whole.replace(b"\n", b"\r\n") + after)
+    mine, ours = load_prompt(tmp_path / "mine.txt"), load_prompt("quotes_2")
+    assert (mine.parts, mine.sha256) == (ours.parts, ours.sha256)
+    (tmp_path / "mine.txt").write_bytes(whole + b"# caf\xe9\n")
+    with pytest.raises(BrokenFile, match=f"mine.txt: not UTF-8 at byte {len(whole) + 5}"):
+        load_prompt(tmp_path / "mine.txt")
+
+
+@pytest.mark.parametrize("name", ["window", "places", "n_shots", "copied"])
+def test_less_than_nothing_is_refused(name):
+    with pytest.raises(BadInput, match=f"{name} -1: it is a whole number from 0"):
+        Manner(**{name: -1}, pool=examples(TRAIN))

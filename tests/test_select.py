@@ -335,7 +335,8 @@ def test_each_rule_alone_takes_the_first_of_its_best(seed):
         values, prf = prf_at_sizes(gold_by_row(explanations, gold), rule)
         assert choose(explanations, gold, rules=[rule]).value == values[prf[:, 2].argmax()]
     chosen = {rule: choose(explanations, gold, rules=[rule]) for rule in RULES}
-    assert choose(explanations, gold).f1 == max(s.f1 for s in chosen.values())
+    assert choose(explanations, gold).f1 == max(s.f1 for rule, s in chosen.items() if rule != "score")
+    assert choose(explanations, gold, rules=RULES).f1 == max(s.f1 for s in chosen.values())
 
 
 def test_of_equal_rules_the_first_wins():
@@ -497,3 +498,18 @@ def test_the_file_is_plain_json_by_method(tmp_path):
     assert json.loads((tmp_path / "s.json").read_text()) == {
         "lime": dict(rule="top_k", value=5, sign="positive", chosen_on="here", f1=0.5)
     }
+
+
+def test_a_score_means_the_same_in_every_note_and_a_part_of_the_sum_does_not():
+    "Much evidence in one note, none in another: no cut of parts can say both."
+    much, none = explain([0.9, 0.9, 0.9, 0.1], "n1"), explain([0.1, 0.1, 0.1, 0.1], "n2")
+    gold = [marked([1, 1, 1, 0], "n1"), marked([1, 0, 0, 0], "n2")]
+    by_score = choose([much, none], gold, rules=["score"])
+    assert by_score.rule == "score" and 0.1 <= by_score.value < 0.9
+    chosen = [evidence_words(e.scores, by_score.rule, by_score.value).tolist() for e in (much, none)]
+    assert chosen == [[True, True, True, False], [False] * 4]
+
+
+def test_a_score_that_is_no_number_is_refused():
+    with pytest.raises(BadSelection, match="a score is a finite number"):
+        Selection("evidence", "score", float("nan"))

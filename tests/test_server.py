@@ -224,6 +224,18 @@ def test_a_server_of_another_kind_is_named_at_once(llm, content):  # noqa: F811
 
 
 @pytest.mark.parametrize(
+    "body, match",
+    [
+        (b'data: {"choices": [{"delta": {"content": "x"}}]}\n\ndata: [DONE]\n\n', "word by word.*ICDRAT_LLM_OPTIONS"),
+        (b": ping\n\ndata: {}\n\n", "word by word"),
+    ],
+)
+def test_an_answer_that_comes_word_by_word_is_named_at_once(llm, body, match):  # noqa: F811
+    refused(ServerFailed, match, lambda: llm(body))
+    assert len(llm.requests) == 1
+
+
+@pytest.mark.parametrize(
     "status, error, match",
     [
         (401, KeyRefused, "401.*OPENAI_API_KEY"),
@@ -231,7 +243,7 @@ def test_a_server_of_another_kind_is_named_at_once(llm, content):  # noqa: F811
         (404, NoModel, "404.*ICDRAT_LLM_MODEL"),
         (400, ServerFailed, "400.*CONTEXT"),
         (422, ServerFailed, "422.*FORMAT"),
-        (307, ServerFailed, "307"),
+        (307, ServerFailed, "elsewhere .status 307.*ICDRAT_LLM_URL"),
         (429, ServerFailed, "429"),
         (500, ServerFailed, "status 500"),
     ],
@@ -610,6 +622,40 @@ def test_an_address_that_cannot_be_right_is_refused(url):
     with pytest.raises(NoServer) as caught:
         Server(url, "m")
     assert "pw" not in str(caught.value).replace("password", "")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(max_tokens=0),
+        dict(timeout=0.0),
+        dict(timeout=float("nan")),
+        dict(retries=-1),
+        dict(price=(-1.0, 2.0)),
+        dict(price=(float("nan"), 2.0)),
+        dict(options=dict(messages=[])),
+        dict(options=dict(model="x")),
+    ],
+    ids=str,
+)
+def test_a_limit_that_nothing_can_keep_is_refused_before_anything_is_asked(wrong):
+    [name] = wrong["options"] if "options" in wrong else wrong
+    with pytest.raises(NoServer, match=f"{name}.*(ICDRAT_LLM_{name.upper()}|leave it out)"):
+        Server("http://127.0.0.1:1/v1", "m", **wrong)
+
+
+@pytest.mark.parametrize("key", ["sk-ü", "sk-1\nsk-2", "sk 1", ""])
+def test_a_key_that_cannot_be_one_is_refused_and_not_shown(llm, key):  # noqa: F811
+    with pytest.raises(NoServer, match="OPENAI_API_KEY") as refused:
+        llm(GOOD, key=key)
+    assert "sk" not in str(refused.value) and not llm.requests
+
+
+@pytest.mark.parametrize("asking", [dict(temperature=-1.0), dict(temperature=float("nan")), dict(source="m\udcff")])
+def test_what_could_not_be_sent_or_written_is_refused_before_anything_is_asked(llm, asking):  # noqa: F811
+    with pytest.raises(BadInput, match="temperature|source"):
+        llm(GOOD, asking=asking)
+    assert not llm.requests
 
 
 # ---- answers that are none, and fields that are refused ----

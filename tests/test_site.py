@@ -94,6 +94,16 @@ def test_links_to_results_and_files_of_the_repository_lead_somewhere_on_the_site
     )
 
 
+def test_a_figure_stands_above_its_making_with_its_caption(tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "ROOT", tmp_path)
+    made = tmp_path / "results" / "smoke"
+    made.mkdir(parents=True)
+    (made / "fig1_toy.svg").write_text("<svg/>")
+    (made / "fig1_toy.md").write_text("![A line.](fig1_toy.svg)\n\n**Figure 1.** A line. It rises.\n")
+    [cell] = stage.result(Path("paper/fig1_toy.ipynb"), "smoke")
+    assert cell["source"].startswith("![A line.](../results/fig1_toy.svg)\n\n**Figure 1.** A line. It rises.")
+
+
 def test_every_folder_of_notebooks_has_a_section_in_words():
     folders = {p.parent.as_posix() for p in stage.pages() if p.name != "index.ipynb"}
     assert folders <= set(stage.SECTIONS), "name the new folder in SECTIONS of site/stage.py"

@@ -99,8 +99,8 @@ NOTES, HELD_OUT = toy(61, "train", 0), toy(20, "validation", 1)
 TEXTS = [n.text for n in HELD_OUT.notes]
 
 
-def cross_entropy(log_attention, evidence):
-    return -(evidence * log_attention).sum(1).mean()
+def cross_entropy(scores, evidence):
+    return -(evidence * scores.log_softmax(-1)).sum(1).mean()
 
 
 def taught(plan, *guide, **where):
@@ -367,9 +367,9 @@ def test_a_guide_moves_the_attention_to_its_words():
 def test_the_guide_sees_attention_and_evidence_that_sum_to_one_without_the_filling():
     seen = []
 
-    def look(log_attention, evidence):
-        seen.append((log_attention.detach().exp(), evidence))
-        return cross_entropy(log_attention, evidence)
+    def look(scores, evidence):
+        seen.append((scores.detach().softmax(-1), evidence))
+        return cross_entropy(scores, evidence)
 
     wide = [replace(r, spans=(Span(0, r.spans[-1].end),)) for r in NOTES.gold]
     taught(replace(SMALL, epochs=1), wide, look, 0.1)

@@ -31,9 +31,10 @@ from icdrat.show.marks import (
     strokes,
     views,
 )
+from icdrat.show.looks import METHODS, NEUTRAL, colours, contrast, mixed
 from icdrat.show.page import page, worst, write_page
 from icdrat.types import LEVELS, Explanation, Note, Rationale, Span, SpanOutsideNote
-from icdrat.show.view import LICENCE, show, style, verdict
+from icdrat.show.view import LICENCE, show, sheet, style, verdict
 
 CODES = [icd(v) for v in ("E11.22", "N18.32", "I10", "J44.1", "Z79.4")]
 ALPHABET = list("abc  \n\t.é<>&\"'") + ["\r\n", "🙂", "👩‍⚕️", "</script>", "&amp;", "</div>", "-->", "{}", "$x"]
@@ -237,7 +238,7 @@ def test_a_source_agrees_perfectly_with_itself():
     spans = Column({CODES[0]: {"mention": [Span(0, 3), Span(5, 9)]}})
     assert verdict(CODES[:1], spans, spans, "human", 10) == (
         "2 places, 7 characters",
-        "7 shared with human, character F1 1.00",
+        "7 characters shared with human, character F1 1.00",
     )
 
 
@@ -251,7 +252,7 @@ def test_a_source_agrees_perfectly_with_itself():
         (
             {CODES[0]: [Span(0, 2)]},
             {CODES[0]: [Span(2, 4)]},
-            ("1 place, 2 characters", "0 shared with human, character F1 0.00"),
+            ("1 place, 2 characters", "0 characters shared with human, character F1 0.00"),
         ),
     ],
 )
@@ -357,6 +358,82 @@ def test_every_rule_of_the_style_stays_inside_the_panel():
 def test_twenty_codes_look_different_in_colour_or_line_up_to_the_eighteenth():
     looks = re.findall(r"\.c\d+ \{ (--ink.*?) \}", style(20))
     assert len(set(looks)) == 18 and looks[18] == looks[0]
+
+
+# ---- what can be read, on light and on dark ----
+
+COLOUR = r"light-dark\((#\w{6}),\s*(#\w{6})\)"
+
+
+def declared(css, name, scheme):
+    "The colour that a rule or a variable has in a scheme: 0 light, 1 dark"
+    return re.search(rf"(?<![\w-]){name}: {COLOUR}", css)[scheme + 1]
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_every_letter_and_every_line_of_a_panel_stands_out(scheme):
+    css = style(18, ["any", *LEVELS], soft=True)
+    panel = re.search(r"\.icdrat \{.*?\}", css, re.S)[0]
+    text, quiet, ground, wash = (declared(panel, f"--{v}", scheme) for v in ("text", "quiet", "ground", "wash"))
+    around = declared(panel, "background", scheme)
+    for letters in (text, quiet):
+        assert min(contrast(letters, g) for g in (ground, wash, around)) >= 4.5
+    inks = {m[scheme + 1] for m in re.finditer(rf"--ink: {COLOUR}", css)}
+    shares = {int(m) for m in re.findall(r"(?:--tint:|color-mix\(in srgb, var\(--ink\)) (\d+)%", css)}
+    assert len(inks) == 6 and {20, 36} <= shares
+    for ink in inks:
+        assert contrast(ink, ground) >= 3, f"the line {ink} under a mark (WCAG 1.4.11)"
+        for share in shares:
+            tinted = mixed(ink, ground, share / 100)
+            assert contrast(text, tinted) >= 4.5, f"letters on {share} % of {ink} (WCAG 1.4.3)"
+            assert contrast(text, mixed(ink, tinted, 0.2)) >= 4.5 or share > 22, "two marks over each other"
+    assert ".icdrat .key span { color: var(--text) }" in css, "the legend has the letters of the text"
+    for mix in re.finditer(rf"color-mix\(in srgb, {COLOUR} (\d+)%", css):
+        for behind in (ground, wash):
+            assert contrast(text, mixed(mix[scheme + 1], behind, int(mix[3]) / 100)) >= 4.5
+    lines = [m[scheme + 1] for m in re.finditer(rf"(?:dashed|wavy|solid|double) {COLOUR}", css)]
+    assert len(lines) >= 4 and min(contrast(line, ground) for line in lines) >= 3
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+@pytest.mark.parametrize("name", ["page.css", "marks.css"])
+def test_every_rule_with_a_ground_and_a_colour_can_be_read(name, scheme):
+    css, text = sheet(name), declared(sheet("panel.css"), "--text", scheme)
+    body = declared(sheet("page.css"), "background", scheme)
+    for rule in re.findall(r"\{([^{}]*)\}", css):
+        colour, ground = (re.search(rf"(?<![\w-]){what}: {COLOUR}", rule) for what in ("color", "background"))
+        if colour or ground:
+            pair = colour[scheme + 1] if colour else text, ground[scheme + 1] if ground else body
+            assert contrast(*pair) >= 4.5, rule
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_a_column_has_the_colour_of_its_source_and_it_can_be_seen(scheme):
+    css = sheet("panel.css")
+    assert "border-top: 4px solid var(--source" in css
+    for method, printed in METHODS.items():
+        assert contrast(colours(method)[scheme], declared(css, "--wash", scheme)) >= 3
+        shown = show(Note("n", "a b"), {printed: [], "x": [Rationale("n", CODES[0], (), "x")]}).data
+        [hue] = re.findall(r'<section class="first ?(\w*)"', shown)
+        rule = f".icdrat .{hue} {{ --source: light-dark({','.join(colours(method))}) }}"
+        assert rule in shown if hue else colours(method) == NEUTRAL
+
+
+def test_a_panel_follows_the_theme_of_its_host():
+    css = sheet("panel.css")
+    for theme, scheme in (("true", "light"), ("false", "dark")):
+        assert re.search(
+            rf'\[data-jp-theme-light="{theme}"\], \.quarto-{scheme}\) \.icdrat \{{ color-scheme: {scheme} \}}', css
+        )
+
+
+def test_what_is_counted_is_said_with_its_unit():
+    note = Note("n", "one two three")
+    ours, first = (mark(note, CODES[0], [Span(0, e)], s) for s, e in (("ours", 3), ("first", 7)))
+    said = show(note, dict(first=[first], ours=[ours])).data
+    assert "3 characters shared with first, character F1" in said and "Characters marked by" in said
+    scored = Explanation("n", CODES[0], words(note.text), np.array([0.2, 0.1, 0.0]), "attention")
+    assert "of the score on words that first marked" in show(note, dict(first=[first], attention=[scored])).data
 
 
 def test_a_restricted_note_carries_a_warning_and_its_file_is_private(tmp_path):

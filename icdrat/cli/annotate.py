@@ -87,6 +87,8 @@ def agreement_table(
 ):
     "How far annotators agree, level by level, with 95 % intervals."
     from dataclasses import replace
+    from math import isnan
+    from icdrat.bootstrap import FEWEST, TOO_FEW
     from icdrat.data.agreement import agreement
     from icdrat.data.exchange import load_corpus, read_rationales
     notes = load_corpus(corpus)
@@ -95,9 +97,12 @@ def agreement_table(
     shown = Table(title=f"Agreement on {table.n_notes.max()} notes", title_justify='left')
     for name in ('level', 'metric', 'value', '95 % interval'):
         shown.add_column(name, justify='left' if name in ('level', 'metric') else 'right')
+    def number(x): return '–' if isnan(x) else f'{x:.3f}'
     for r in table.itertuples():
-        shown.add_row(r.level, r.metric, f"{r.value:.3f}", f"{r.low:.3f} to {r.high:.3f}")
+        ends = '–' if isnan(r.low) else f"{r.low:.3f} to {r.high:.3f}"
+        shown.add_row(r.level, r.metric, number(r.value), ends)
     show_table(shown)
+    if table.n_notes.max() < FEWEST: print(TOO_FEW)
 
 # %% ../../nbs/cli/60_annotate.ipynb #9fd31d95
 First = Annotated[Path, typer.Option(help="Rationales of one annotator (JSON lines).")]
@@ -114,7 +119,7 @@ def annotate_disputes(
     settled:SettledTo,
     out:Out,
 ):
-    "What two annotators agree about, and a Label Studio project for the rest."
+    "What two annotators agree about, and a project for the rest."
     from icdrat.data.annotation import write_adjudication
     from icdrat.data.exchange import check_outputs, load_corpus, read_rationales
     check_outputs(settled, folders={out:'tasks.json'})
@@ -135,7 +140,7 @@ def annotate_settle(
     file:Decided,
     out:Lines,
 ):
-    "Gold rationales: what was settled, and what the adjudicator decided."
+    "Gold: what was settled, and what the adjudicator decided."
     from icdrat.data.annotation import read_adjudication
     from icdrat.data.exchange import check_outputs, load_corpus, read_rationales
     check_outputs(out)

@@ -54,7 +54,7 @@ def data_synth(
 # %% ../../nbs/cli/20_data.ipynb #f3a69491
 @data.command('vignettes', epilog=example("icdrat data vignettes --out vignettes"))
 def data_vignettes(out:Out, level:Level = 0):
-    "52 original English discharge summaries with evidence at three levels (CC BY 4.0)."
+    "52 original English summaries, evidence at three levels (CC BY)."
     from icdrat.data.vignettes import vignettes
     _corpus_at(out)
     _keep(vignettes(), out, level)
@@ -91,7 +91,7 @@ MimicAt = Annotated[Path, typer.Option(help="Your MIMIC-IV 2.2 or 3.1, with hosp
 MimicNotes = Annotated[Optional[Path], typer.Option(
     help="Your MIMIC-IV-Note, with note/ in it; by default the same folder.")]
 Systems = Annotated[Optional[list[str]], typer.Option(
-    metavar='<str>', help="icd10cm, icd10pcs, icd9cm or icd9pcs; give it several times. By default icd10cm.")]
+    help="icd10cm, icd10pcs, icd9cm or icd9pcs; give it several times. By default icd10cm.")]
 AllNotes = Annotated[bool, typer.Option(
     '--all-notes', help="Addenda and earlier summaries of an admission too.")]
 
@@ -143,7 +143,7 @@ def data_card(
     licence:Licence = 'Not stated.',
     provenance:Provenance = 'Not stated.',
 ):
-    "A data card: notes, codes, spans per level, density, position, without a word of a note."
+    "A data card: what is in a corpus, without a word of a note."
     from icdrat.data.card import markdown
     from icdrat.data.exchange import check_outputs, load_corpus, whole_file
     check_outputs(out)

@@ -9,7 +9,8 @@ __all__ = ['GROUPS', 'main']
 import signal
 import sys
 import warnings
-from threading import current_thread, main_thread
+from itertools import takewhile
+from threading import Timer, current_thread, main_thread
 
 from . import annotate, data, evaluate, predict, rationales, reproduce, train, view
 from .app import app, one_line
@@ -34,9 +35,18 @@ def _end_in_order() -> None:
     for number in (signal.SIGTERM, getattr(signal, 'SIGHUP', signal.SIGTERM)):
         if signal.getsignal(number) is signal.SIG_DFL: signal.signal(number, _end)
 
+def _working(words:list[str]) -> Timer:
+    "On a terminal, say what runs when nothing has been said for a moment; later there are bars"
+    named = ' '.join(['icdrat', *takewhile(lambda word: not word.startswith('-'), words[:2])])
+    timer = Timer(1.5, print, (f"{named} …",), dict(file=sys.stderr, flush=True))
+    timer.daemon = True
+    if sys.stderr.isatty(): timer.start()
+    return timer
+
 def main() -> None:
     "The `icdrat` command: run it, and turn what a person can mend into one line and exit status 2"
     _end_in_order()
+    waiting = _working(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')
     with warnings.catch_warnings():
@@ -45,6 +55,11 @@ def main() -> None:
         except (BadInput, OSError) as mistake:
             print(one_line(mistake), file=sys.stderr)
             sys.exit(2)
+        except UnicodeEncodeError:
+            told = "a word of the command, or the name of a file, is not UTF-8 and cannot be written; give another"
+            print(one_line(BadInput(told)), file=sys.stderr)
+            sys.exit(2)
+        finally: waiting.cancel()
 
 # %% ../../nbs/cli/90_main.ipynb #c4c96641
 if __name__ == '__main__' and '__file__' in globals(): main()  # a notebook has no file

@@ -41,14 +41,14 @@ class Link(str, Enum):
     "How a name's code becomes one that is asked"
     full, category, ancestor = 'full', 'category', 'ancestor'
 
-NamesFrom = Annotated[Optional[list[str]], typer.Option(metavar='<str>',
+NamesFrom = Annotated[Optional[list[str]], typer.Option(
     help="Where names come from: tabular, index, doid, umls, snomed, abbreviations or training; "
          "give it several times. By default tabular.")]
 LinkBy = Annotated[Link, typer.Option(
     help="A name counts for its own code, for its category, or for the nearest code above it that is asked "
          "(with --open, for its own).")]
 Open = Annotated[bool, typer.Option('--open', help="All codes that are found, not only those of the note.")]
-Drop = Annotated[Optional[list[Context]], typer.Option(metavar=f"<{'|'.join(c.value for c in Context)}>",
+Drop = Annotated[Optional[list[Context]], typer.Option(
     help="Leave out mentions in this context; give it several times. By default none.")]
 Places = Annotated[Optional[Path], typer.Option(
     help="Write every mention too, with its sources and context (JSON lines).")]
@@ -175,7 +175,7 @@ StoreAt = Annotated[Optional[Path], typer.Option(
 Offline = Annotated[bool, typer.Option('--offline', help="Ask nobody; use the answers in the store.")]
 BatchOut = Annotated[Optional[Path], typer.Option(
     help="Write the open questions as a file for a Batch API, and ask nobody.")]
-BatchIn = Annotated[Optional[list[Path]], typer.Option(metavar='<path>',
+BatchIn = Annotated[Optional[list[Path]], typer.Option(
     help="Take in the results of a batch, and ask nobody; give it several times.")]
 
 # %% ../../nbs/cli/40_rationales.ipynb #caf12a1c
@@ -306,7 +306,7 @@ def rationales_prompt(
     scores:Votes = None, record:Record = None, answers:Answers = None, source:Source = 'llm',
     seed:Seed = 0,
 ):
-    "Quotes from a language model behind any OpenAI-compatible server."
+    "Quotes from a language model on any OpenAI-compatible server."
     from icdrat.data.exchange import load_corpus
     files = _Files(out, scores, record, answers)
     _check_files(files, store, batch_out)
@@ -315,7 +315,7 @@ def rationales_prompt(
     question = _Question(
         prompt, guideline, level, shots, choose, empty, examples, window, names, skip, one_code, copied, seed)
     manner = _manner(notes, question)
-    options = dict(seed=seed, timeout=timeout) if timeout else dict(seed=seed)
+    options = dict(seed=seed) | (dict(timeout=timeout) if timeout is not None else {})
     desk = _Desk(store or out.with_name(f'{out.stem}.answers'), offline, batch_out, batch_in or [], options)
     draws = dict(samples=samples, temperature=temperature)
     pace = dict(concurrency=concurrency, budget=budget, everywhere=not here, source=source)

@@ -15,13 +15,17 @@ from typing import Annotated, Optional
 import typer
 
 from .app import app, example, settings
+from ..types import BadInput
 
 # %% ../../nbs/cli/80_reproduce.ipynb #fa9ec00a
-Notebook = Annotated[Optional[Path], typer.Argument(help="An experiment or paper notebook; none: all of them.")]
+Notebook = Annotated[Optional[Path], typer.Argument(
+    metavar='NOTEBOOK', help="An experiment or paper notebook; none: all of them.")]
 Executed = Annotated[Optional[Path], typer.Option(help="The executed copy; by default in runs/.")]
 Parameters = Annotated[Optional[list[str]], typer.Option(
     '-p', metavar='NAME=VALUE', help="NAME=VALUE for what the notebook declares.")]
-Profile = Annotated[str, typer.Option(help="Without a notebook: the size to run, smoke or codiesp.")]
+Profile = Annotated[str, typer.Option(
+    help="Without a notebook: what to run it on, smoke (invented notes, minutes), "
+         "codiesp (Spanish notes) or codiesp_en (in English), which take hours.")]
 
 @app.command('reproduce', epilog=example("icdrat reproduce nbs/paper/fig1_curves.ipynb -p results=results/smoke"))
 def reproduce(
@@ -35,6 +39,8 @@ def reproduce(
     from icdrat.data.exchange import check_outputs
     from icdrat.show.report import check_parameters, project_root, run_notebook
     check_outputs(out)
+    if out and notebook and out.resolve() == notebook.resolve():
+        raise BadInput(f"--out {out}: is the notebook itself; name another file for its executed copy")
     if data := os.environ.get('ICDRAT_DATA'): os.environ['ICDRAT_DATA'] = str(Path(data).resolve())
     if notebook is None:
         done = subprocess.run(['make', '-C', project_root(), 'reproduce', f'PROFILE={profile}'])

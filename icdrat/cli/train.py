@@ -59,9 +59,9 @@ def _log(table:'DataFrame', monitor:str, file:Path) -> None:
 def _with_validation(notes:'Corpus', seed:int) -> 'Corpus':
     "The corpus; without a validation split, a fifth of its training notes become one"
     from icdrat.coder.training import leads
-    from icdrat.data.corpus import carve
+    from icdrat.front import validated
     if 'validation' in notes.splits: return notes
-    notes = carve(notes, .2, seed)
+    notes = validated(notes, seed=seed)
     if leads(): print(f"{notes.splits['validation']} training notes set apart for validation")
     return notes
 
@@ -99,7 +99,7 @@ def train_coder(
     log:Log = None,
     seed:Seed = 0,
 ):
-    "Train a coder on the train split; tune its threshold on validation."
+    "Train a coder; validation notes choose its epoch and threshold."
     from icdrat.coder.recipe import recipe
     from icdrat.coder.training import leads
     from icdrat.data.corpus import vocabulary

@@ -107,7 +107,8 @@ def group_intervals(
         size = int(part.sum()), int(truth[:, part].sum())
         scores = _part_draws(probabilities, predicted, truth, part, weights, definitions, areas)
         for q,v in scores.items():
-            rows.append((g, *size, q, float(v[0]), *percentile_interval(v[1:], level), metric_notes(q, truth)))
+            ends = percentile_interval(v[1:], level, len(truth))
+            rows.append((g, *size, q, float(v[0]), *ends, metric_notes(q, truth)))
     return pd.DataFrame(rows, columns=['group', 'n_codes', 'n_pairs', 'metric', 'value', 'low', 'high', 'n_notes'])
 
 # %% ../../nbs/coder/75_compare.ipynb #d9d05b7a
@@ -129,5 +130,5 @@ def score_differences(
     a,b   = (code_scores(p, truth, t, ks, definitions) for p,t in sides)
     weights = bootstrap_weights(len(truth), n_draws, seed)
     da,db = (score_draws(p, truth, t, weights, ks, definitions, areas) for p,t in sides)
-    rows = [(q, a[q]-b[q], *percentile_interval(da[q]-db[q], level), metric_notes(q, truth)) for q in da]
+    rows = [(q, a[q]-b[q], *percentile_interval(da[q]-db[q], level, len(truth)), metric_notes(q, truth)) for q in da]
     return pd.DataFrame(rows, columns=['metric', 'value', 'low', 'high', 'n_notes'])

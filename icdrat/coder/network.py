@@ -105,6 +105,7 @@ class LabelNetwork(nn.Module):
     "Tokens to logits by way of one attention a code; a subclass has `head`, `hyperparameters`, `embed` and `encode`"
     architecture = ''           # its name in `config.json`
     reader = None               # the kind of reader it needs, with `load`
+    marks = False               # True: its scores are logits of evidence
     block:int|None = None       # tokens that are encoded without regard to any others; None: the whole note
     reach:int|None = None       # tokens on either side that a hidden vector depends on; None: there is no bound
     def embed(self, ids:Int[Tensor, "notes tokens"]) -> Float[Tensor, "notes tokens embedding"]:
@@ -116,8 +117,7 @@ class LabelNetwork(nn.Module):
     ) -> Float[Tensor, "notes tokens hidden"]:
         "h, from embeddings"
         raise NotImplementedError
-    def hidden(self, ids, real):
-        "h, from token numbers; a subclass may know a faster way when nothing is trained"
+    def hidden(self, ids, real): # a subclass may know a faster way when nothing is trained
         return self.encode(self.embed(ids), real)
     def forward(self, ids, real, kept=None):
         h = self.hidden(ids, real) if kept is None else self.encode(self.embed(ids)*kept, real)
@@ -139,8 +139,8 @@ class LabelNetwork(nn.Module):
     def groups(self, lr:float) -> list[dict]:
         "Parameters and their step size, for an optimiser"
         return [dict(params=list(self.parameters()), lr=lr)]
-    def after_step(self):
-        "What the network does to itself after each step of training"
+    def after_step(self): "What the network does to itself after each step of training"
+    def study(self, reader, rows, lessons): "What it keeps of training notes; how to look one up without itself"
 
 # %% ../../nbs/coder/15_network.ipynb #3ca85d0d
 def network(

@@ -76,6 +76,7 @@ RECIPES = dict(
     caml=Recipe('caml'),
     multirescnn=Recipe('multirescnn'),
     laat=Recipe('laat'),
+    evidence=Recipe('evidence'),
     plm_icd=Recipe(
         'plm_icd', dict(encoder='minilm', frozen=3, head_lr=20.),
         epochs=10, lr=1.5e-4, warmup=.1, schedule='linear', clip=1., dropout=0., window=0))

@@ -377,5 +377,5 @@ def score_intervals(
     values,truth = code_scores(probabilities, truth, threshold, ks, definitions), np.asarray(truth, bool)
     weights = bootstrap_weights(len(truth), n_draws, seed)
     draws = score_draws(probabilities, truth, threshold, weights, ks, definitions, areas)
-    rows = [(q, values[q], *percentile_interval(v, level), metric_notes(q, truth)) for q,v in draws.items()]
+    rows = [(q, values[q], *percentile_interval(v, level, len(truth)), metric_notes(q, truth)) for q,v in draws.items()]
     return pd.DataFrame(rows, columns=['metric', 'value', 'low', 'high', 'n_notes'])

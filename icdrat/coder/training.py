@@ -12,6 +12,7 @@ __all__ = ['STANDING', 'Batch', 'parts', 'part', 'losses', 'Material', 'Run', 'n
 import atexit
 import hashlib
 import importlib
+import inspect
 import json
 import math
 import os
@@ -36,7 +37,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from .base import UnknownArchitecture, pad_batch
+from .base import UnknownArchitecture, expected, pad_batch
 from .network import LabelAttentionCoder, LabelNetwork
 from .recipe import RECIPES, BadRecipe, Recipe, rate, with_gaps
 from .scores import code_counts, in_rank_order, list_scores, micro_curve, prf_of_counts
@@ -53,6 +54,7 @@ class Batch(NamedTuple):
     kept:Float[Tensor, "notes tokens embedding"]|None      # what multiplies the embeddings
     truth:Bool[Tensor, "notes codes"]                      # True where the note has the code
     pairs:list[tuple[int, int, Float[np.ndarray, "_tokens"]]] # row, column and evidence, where a guide knows it
+    known:list|None = None                                 # what the network has kept of other notes, for each row
 
 def parts(
     n_rows:int,       # of the whole batch
@@ -72,25 +74,26 @@ def part(
     "A part of a batch"
     numbers = range(len(batch.ids))[rows]
     pairs = [(numbers.index(row), column, tokens) for row,column,tokens in batch.pairs if row in numbers]
-    return Batch(*(t if t is None else t[rows].to(device) for t in batch[:4]), pairs)
+    known = batch.known and [k.to(device) for k in batch.known[rows]]
+    return Batch(*(t if t is None else t[rows].to(device) for t in batch[:4]), pairs, known)
 
 # %% ../../nbs/coder/60_training.ipynb #5e5d0bc7
 def losses(
     network:Callable,                                   # logits and attention scores from ids, real, kept
     batch:Batch,                                        # a part of the whole
-    guide_loss:Callable[[Tensor, Tensor], Tensor]|None, # of log attention and evidence [pairs, tokens]: a mean
+    guide_loss:Callable[[Tensor, Tensor], Tensor]|None, # of attention scores and evidence [pairs, tokens]: a mean
     weights:Float[Tensor, "codes"]|None = None,         # of what is present
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:       # of the codes, summed; of the attention, times its pairs
     "What a network has still to learn about a batch"
-    logits,scores = network(batch.ids, batch.real, batch.kept)
+    known = () if batch.known is None else (batch.known,)
+    logits,scores = network(batch.ids, batch.real, batch.kept, *known)
     truth = batch.truth.to(logits.dtype)
     loss = F.binary_cross_entropy_with_logits(logits, truth, pos_weight=weights, reduction='sum')
     if not batch.pairs: return loss, logits.new_zeros(())
     rows,columns,tokens = zip(*batch.pairs)
     marked = torch.zeros(len(rows), batch.ids.shape[1], dtype=logits.dtype)
     for row,e in zip(marked, tokens): row[:len(e)] = torch.from_numpy(e)
-    log_attention = scores[list(rows), list(columns)].log_softmax(-1)
-    return loss, guide_loss(log_attention, marked.to(logits.device))*len(rows)
+    return loss, guide_loss(scores[list(rows), list(columns)], marked.to(logits.device))*len(rows)
 
 # %% ../../nbs/coder/60_training.ipynb #8c3dd002
 @dataclass
@@ -100,6 +103,7 @@ class Material:
     solid:list[Bool[np.ndarray, "_tokens"]]  # True where a token stands for characters of the note
     truth:Bool[np.ndarray, "notes codes"]    # True where the note has the code
     lessons:dict[int, list]                  # what `evidence` returns
+    known:Callable|None = None               # what the network has kept of all notes but one; of its position and rng
 
 @dataclass
 class Run:
@@ -141,6 +145,13 @@ def network_named(
         raise UnknownArchitecture(f"architecture {name!r} is none of {', '.join(sorted(filter(None, known)))}")
     return known[name]
 
+def _check_sizes(kind:type[LabelNetwork], sizes:dict) -> None:
+    "Refuse a size that no network can have"
+    takes = dict(inspect.signature(kind).parameters) | dict(inspect.signature(kind.fresh).parameters)
+    for name,size in sizes.items():
+        should = expected(size, takes[name].default) if name in takes else ''
+        if should: raise BadRecipe(f"{name} is {size!r}; it should be {should}")
+
 def fresh_network(
     recipe:Recipe,
     texts:list[str],               # of the training notes
@@ -149,6 +160,7 @@ def fresh_network(
     "A network of the recipe's sizes and the reader that belongs to it"
     kind,sizes = network_named(recipe.architecture), dict(recipe.hyperparameters)
     if recipe.dtype != 'float32': sizes['dtype'] = recipe.dtype
+    _check_sizes(kind, sizes)
     try: return kind.fresh(texts, n_codes, min_count=recipe.min_count, **sizes)
     except TypeError as e:
         raise BadRecipe(
@@ -194,7 +206,8 @@ def begun(
         raise GuideWithoutLoss(
             "rationales but no guide_loss; pass one, e.g. icdrat.learning.objectives.attention_kl")
     rows,places = zip(*(reader.read(t) for t in texts))
-    material = Material(rows, [p[:, 0] < p[:, 1] for p in places], learned, lessons)
+    solid,known = [p[:, 0] < p[:, 1] for p in places], network.study(reader, rows, lessons)
+    material = Material(rows, solid, learned, lessons, known)
     table,vectors = getattr(network, 'embedding', None), None
     if recipe.window and table is not None:
         vectors = word_vectors(rows, *table.shape, recipe.window, recipe.seed)
@@ -221,7 +234,8 @@ def drawn(
     size  = 0 if table is None else table.shape[1]
     ids,kept = with_gaps(ids, solid > 0, run.reader.mask, size, run.recipe, run.rng)
     pairs = [(row, *lesson) for row,i in enumerate(numbers) for lesson in m.lessons.get(i, ())]
-    return Batch(ids, real, kept, torch.from_numpy(m.truth[numbers]), pairs)
+    known = m.known and [m.known(i, run.rng) for i in numbers]
+    return Batch(ids, real, kept, torch.from_numpy(m.truth[numbers]), pairs, known)
 
 # %% ../../nbs/coder/60_training.ipynb #208052ea
 class Diverged(BadInput): "The loss is not a finite number"
@@ -447,7 +461,7 @@ def train(
     codes:list[Code],                # to be learned; each is in a training note
     recipe:Recipe = RECIPES['caml'], # what to train, and how
     guide:Iterable[Rationale] = (),  # where to look, for pairs of training notes and their codes
-    guide_loss:Callable[[Tensor, Tensor], Tensor]|None = None, # of log attention and evidence [pairs, tokens]: a mean
+    guide_loss:Callable[[Tensor, Tensor], Tensor]|None = None, # of attention scores and evidence: a mean
     guide_weight:float = 0.,         # what it counts for beside the loss of the codes
     folder:str|Path|None = None,     # for checkpoints; a run that was killed goes on from there
     progress:bool = True,            # show a bar

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'SCHEMA', 'UnknownNote', 'UnknownSplit', 'Corpus', 'EmptyCorpus', 'RepeatedNote', 'build', 'only', 'head',
-           'BadShare', 'carve', 'with_codes', 'to_level', 'vocabulary', 'codes_among', 'code_matrix']
+           'BadShare', 'carve', 'with_codes', 'united', 'to_level', 'vocabulary', 'codes_among', 'code_matrix']
 
 # %% ../../nbs/data/10_corpus.ipynb #046f49e6
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import islice
 from typing import Callable, Iterable
 
@@ -44,8 +44,10 @@ class _Notes(Sequence):
             for i,t in zip(ids, texts): yield Note(i, t, of.name, of.language, of.restricted)
     def __iter__(self): return iter(self._made(self.corpus.table))
     def __getitem__(self, at):
-        table,rows = self.corpus.table, range(len(self))[at]
-        if not isinstance(at, slice): return next(self._made(table.slice(rows, 1)))
+        of,table,rows = self.corpus, self.corpus.table, range(len(self))[at]
+        if not isinstance(at, slice):
+            id,text = (table[column][rows].as_py() for column in ('note_id', 'text'))
+            return Note(id, text, of.name, of.language, of.restricted)
         return list(self._made(table.slice(rows.start, len(rows)) if rows.step == 1 else table.take(list(rows))))
     def __repr__(self): return f"{len(self)} notes of {self.corpus.name!r}"
 
@@ -116,7 +118,8 @@ def build(
     restricted:bool = False,        # True: the texts may not leave this machine
 ) -> Corpus:                        # checked
     "A corpus from rows and rationales"
-    rows = [dict(r, codes=[dict(system=c.system, value=c.value) for c in r['codes']]) for r in rows]
+    entry = cache(lambda c: dict(system=c.system, value=c.value))  # notes share it
+    rows = [dict(r, codes=list(map(entry, r['codes']))) for r in rows]
     if not rows: raise EmptyCorpus(f"{name}: no notes; check the folder and the split")
     twice = [i for i,n in Counter(r['note_id'] for r in rows).items() if n > 1]
     if twice:
@@ -189,19 +192,28 @@ def with_codes(
     lists = [[dict(system=c.system, value=c.value) for c in cs] for cs in codes]
     return _with_column(corpus, 'codes', pa.array(lists, SCHEMA.field('codes').type))
 
+def united(
+    rationales:Iterable[Rationale], # for full codes; of any sources
+    level:int|None,                 # 3 for categories, None to leave the codes as they are
+) -> list[Rationale]:               # one for each note, code, source and granularity
+    "The rationales at another level of the tree; where codes become one, so do their spans"
+    rationales = list(rationales)
+    if level is None: return rationales
+    meet = defaultdict(list)
+    for r in rationales: meet[r.note_id, at_level(r.code, level), r.source, r.level].extend(r.spans)
+    return [Rationale(i, code, tuple(merge_spans(spans)), source, granularity)
+            for (i,code,source,granularity),spans in meet.items()]
+
 def to_level(
     corpus:Corpus,  # with full codes
     level:int|None, # 3 for categories, None to leave the codes as they are
 ) -> Corpus:        # codes and gold rationales at that level
     "The same notes with their codes at another level of the tree"
     if level is None: return corpus
-    meet = defaultdict(list)
-    for r in corpus.gold: meet[r.note_id, at_level(r.code, level), r.source, r.level].extend(r.spans)
-    gold = tuple(Rationale(i, code, tuple(merge_spans(spans)), source, granularity)
-                 for (i,code,source,granularity),spans in meet.items())
     codes = (dict.fromkeys(at_level(c, level) for c in cs) for cs in corpus.codes.values())
-    return replace(with_codes(corpus, codes), gold=gold)
+    return replace(with_codes(corpus, codes), gold=tuple(united(corpus.gold, level)))
 
+# %% ../../nbs/data/10_corpus.ipynb #03662124
 def vocabulary(
     corpus:Corpus,     # usually a train split
     min_notes:int = 1, # a code needs at least this many notes

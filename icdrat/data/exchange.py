@@ -4,27 +4,31 @@
 
 # %% auto #0
 __all__ = ['NOTES', 'MissingFile', 'BadLine', 'BrokenFile', 'Notice', 'notice', 'text_lines', 'whole_text', 'whole_characters',
-           'parsed', 'read_lines', 'named_after', 'proper_name', 'read_notes', 'write_notes', 'rationale',
-           'read_rationales', 'write_rationales', 'BadWords', 'check_words', 'explanation', 'read_explanations',
-           'write_explanations', 'arrow_file', 'read_arrow', 'save_corpus', 'load_corpus', 'BeingWritten',
-           'CannotWrite', 'ForeignFolder', 'check_outputs', 'check_room', 'let_go', 'opened_folder', 'whole_file',
-           'whole_folder']
+           'parsed', 'read_lines', 'named_after', 'proper_name', 'read_notes', 'write_notes', 'rationale', 'weight',
+           'read_weighted', 'read_rationales', 'write_rationales', 'BadWords', 'check_words', 'explanation',
+           'read_explanations', 'write_explanations', 'arrow_file', 'read_arrow', 'save_corpus', 'load_corpus',
+           'BeingWritten', 'CannotWrite', 'ForeignFolder', 'check_outputs', 'check_room', 'let_go', 'opened_folder',
+           'whole_file', 'whole_folder']
 
 # %% ../../nbs/data/15_exchange.ipynb #b25aa463
 import gzip
 import io
 import json
+import os
 import re
 import stat
 import warnings
 import zlib
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
+from sys import intern
 from typing import Collection, Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
+from tqdm import tqdm
 
 from ..codes import icd, listed
 from .corpus import SCHEMA, Corpus, build
@@ -64,6 +68,11 @@ def _opened(path:Path) -> io.BufferedIOBase:
     return io.BytesIO(_PIPED[pipe])
 
 # %% ../../nbs/data/15_exchange.ipynb #e8c4a0b2
+def _bar(path:Path, raw:io.BufferedIOBase) -> tqdm:
+    "How much of a file is read, from the third second on"
+    size = os.fstat(raw.fileno()).st_size if isinstance(raw, io.BufferedReader) else None
+    return tqdm(total=size, desc=f"reading {path.name}", unit='B', unit_scale=True, delay=2, leave=False)
+
 def text_lines(
     path:str|Path,              # in UTF-8, or the same with gzip; - is the standard input
 ) -> Iterator[tuple[int, str]]: # line number from 1, and the line
@@ -73,8 +82,10 @@ def text_lines(
         with _opened(path) as raw:
             packed = path.suffix == '.gz' or isinstance(raw, io.BytesIO) and raw.getvalue()[:2] == b'\x1f\x8b'
             lines = io.TextIOWrapper(gzip.open(raw) if packed else raw, encoding='utf-8-sig', newline='\n')
-            for n,line in enumerate(lines, 1):
-                if line.strip(): yield n, line
+            with _bar(path, raw) as bar:
+                for n,line in enumerate(lines, 1):
+                    if not n%1000: bar.update(raw.tell() - bar.n)
+                    if not line.isspace(): yield n, line
     except UnicodeDecodeError as e:
         raise BrokenFile(f"{path}: not UTF-8 at byte {e.start}; save it as UTF-8") from None
     except (EOFError, gzip.BadGzipFile, zlib.error):
@@ -98,7 +109,7 @@ def whole_characters(
     where:str,  # file and line, for the message
 ):              # the same
     "Refuse half of a character, which can be neither shown nor written"
-    if not _HALF.search(text): return found
+    if '\\' not in text or not _HALF.search(text): return found
     try: json.dumps(found, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise BadLine(
@@ -130,21 +141,26 @@ def read_lines(
     for n,line in text_lines(path): yield n, parsed(line, f"{path}, line {n}", fields)
 
 # %% ../../nbs/data/15_exchange.ipynb #8ffd9a28
-@contextmanager
-def _at(where:str) -> Iterator[None]:
+class _at:
     "Say where a mistake was found"
-    try: yield
-    except BadLine: raise
-    except BadInput as e: raise BadLine(f"{where}: {e}") from None
-    except (TypeError, ValueError, AttributeError, OverflowError):
-        raise BadLine(
-            f"{where}: a field has the wrong type; "
-            "spans are [[start, end], …] in whole numbers, codes are strings") from None
+    def __init__(self, where:str): self.where = where
+    def __enter__(self): pass
+    def __exit__(self, kind, mistake, trace):
+        if kind is None or issubclass(kind, BadLine): return
+        if issubclass(kind, BadInput): raise BadLine(f"{self.where}: {mistake}") from None
+        if issubclass(kind, (TypeError, ValueError, AttributeError, OverflowError)):
+            raise BadLine(
+                f"{self.where}: a field has the wrong type; "
+                "spans are [[start, end], …] in whole numbers, codes are strings") from None
+
+# %% ../../nbs/data/15_exchange.ipynb #153b9da5
+_known_code = lru_cache(1 << 16)(icd) # by value and system, as they were written
 
 def _code(value:str, row:dict) -> Code:
     "A code of the row's system, ICD-10-CM if it names none; looked up unless the row says that it is not listed"
     system = row.get('system', 'icd10cm')
-    return Code(system, value) if row.get('unlisted') is True else icd(value, system)
+    if row.get('unlisted') is True: return Code(system, value)
+    return (_known_code if type(value) is type(system) is str else icd)(value, system)
 
 def _system(code:Code) -> dict:
     "What must be said of a code beside its value"
@@ -155,12 +171,23 @@ def _listed(x) -> bool: return isinstance(x, list|tuple)
 
 def _whole(pairs:list) -> bool:
     "Whether it is a list of pairs of whole numbers; True and 1.0 are none"
-    return _listed(pairs) and all(_listed(pair) and all(type(x) is int for x in pair) for pair in pairs)
+    if not _listed(pairs): return False
+    for pair in pairs:
+        if not _listed(pair): return False
+        for x in pair:
+            if type(x) is not int: return False
+    return True
+
+_span = lru_cache(1 << 17)(Span) # the same place in many notes is one object
 
 def _spans(pairs:list) -> list[Span]:
     "Spans from pairs of whole numbers; sorted, and merged where they overlap"
     if not _whole(pairs): raise TypeError
-    spans = sorted(Span(*pair) for pair in pairs)
+    spans = [_span(*pair) for pair in pairs]
+    for a,b in zip(spans, spans[1:]):
+        if b.start < a.end: break
+    else: return spans
+    spans.sort()
     overlap = any(b.start < a.end for a,b in zip(spans, spans[1:]))
     return merge_spans(spans) if overlap else spans
 
@@ -176,6 +203,7 @@ def proper_name(
 ) -> str:     # the same
     "A name that can be written; a number or nothing is none"
     if not isinstance(said, str): raise TypeError
+    if said.isascii() and said.isprintable() and said[:1] not in ('', ' '): return said
     if not said.strip(): raise BadInput(f"{what} is empty; give a name, or leave it out")
     try: said.encode()
     except UnicodeEncodeError:
@@ -249,7 +277,7 @@ def rationale(
     source = proper_name(row.get('source', source), 'source')
     if not isinstance(row['note_id'], str): raise TypeError
     code,spans = _code(row['code'], row),_spans(row['spans'])
-    return Rationale(row['note_id'], code, spans, source, row.get('level', 'mention'))
+    return Rationale(intern(row['note_id']), code, spans, intern(source), row.get('level', 'mention'))
 
 def _check_notes(read:Collection[tuple[int, Rationale]], notes:Iterable[Note], path:str|Path) -> None:
     "Refuse rationales outside their notes, or without one; looks at each note once"
@@ -262,30 +290,57 @@ def _check_notes(read:Collection[tuple[int, Rationale]], notes:Iterable[Note], p
             check_inside(r, by_id[r.note_id])
 
 # %% ../../nbs/data/15_exchange.ipynb #e8c4a007
+def weight(
+    row:dict, # of a line of rationales
+) -> float:   # 0 or more; 1 where the line does not say
+    "How much a rationale counts as a lesson"
+    said = row.get('weight', 1.)
+    if type(said) not in (int, float):
+        raise BadInput(f"weight is no number ({type(said).__name__}); give 0 or more, or leave it out")
+    if not 0 <= said < float('inf'): raise BadInput(f"weight {said}: give a finite number from 0, or leave it out")
+    return float(said)
+
+def read_weighted(
+    path:str|Path,             # JSON lines of rationales, some with a weight
+    notes:Iterable[Note]|None = None, # what they point into; None: unchecked
+    source:str|None = None,    # for lines that name none; the file's stem when None
+) -> list[tuple[Rationale, float]]: # in the file's order
+    "Rationales from a file, each with its weight, checked against their notes"
+    read,source = {},source or named_after(path)
+    for n,row in read_lines(path, ['note_id', 'code', 'spans']):
+        with _at(f"{path}, line {n}"):
+            r = rationale(row, source)
+            seen,*_ = read.setdefault((r.note_id, r.code, r.source, r.level), (n, r, weight(row)))
+            if seen != n:
+                raise BadInput(
+                    f"{r.note_id}, {r.code} was already given in line {seen}; put all its spans into one line")
+    if notes is not None: _check_notes([(n, r) for n,r,_ in read.values()], notes, path)
+    return [(r, w) for _,r,w in read.values()]
+
+
+# %% ../../nbs/data/15_exchange.ipynb #d8e8ef92
 def read_rationales(
     path:str|Path,             # JSON lines of rationales
     notes:Iterable[Note]|None = None, # what they point into; None: unchecked
     source:str|None = None,    # for lines that name none; the file's stem when None
 ) -> list[Rationale]:          # in the file's order
     "Rationales from a file, checked against their notes"
-    read = {}
-    for n,row in read_lines(path, ['note_id', 'code', 'spans']):
-        with _at(f"{path}, line {n}"):
-            r = rationale(row, source or named_after(path))
-            seen,_ = read.setdefault((r.note_id, r.code, r.source, r.level), (n, r))
-            if seen != n:
-                raise BadInput(
-                    f"{r.note_id}, {r.code} was already given in line {seen}; put all its spans into one line")
-    if notes is not None: _check_notes(read.values(), notes, path)
-    return [r for _,r in read.values()]
+    read = read_weighted(path, notes, source)
+    n = sum(w != 1 for _,w in read)
+    if n: notice(f"{path}: the weights of {n} rationales are left out; only lessons have a use for them")
+    return [r for r,_ in read]
 
 def write_rationales(
     path:str|Path,                  # where to
     rationales:Iterable[Rationale], # one line each
+    weights:Iterable[float]|None = None, # of each, 0 or more; None: 1, and no line says it
 ) -> None:
     "Rationales as JSON lines"
-    _write(path, (dict(note_id=r.note_id, code=r.code.value, spans=[[s.start, s.end] for s in r.spans],
-                       source=r.source, level=r.level, **_system(r.code)) for r in rationales))
+    rows = (dict(note_id=r.note_id, code=r.code.value, spans=[[s.start, s.end] for s in r.spans],
+                 source=r.source, level=r.level, **_system(r.code)) for r in rationales)
+    if weights is not None: rows = (dict(row, weight=w) for row,w in zip(rows, map(float, weights), strict=True))
+    _write(path, rows)
+
 
 # %% ../../nbs/data/15_exchange.ipynb #771a292d
 class BadWords(BadInput): "The words of an explanation are not words of its note"

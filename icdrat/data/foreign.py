@@ -9,7 +9,8 @@ __all__ = ['Line', 'FORMS', 'exchange_lines', 'eraser_lines', 'codiesp_lines', '
 # %% ../../nbs/data/75_foreign.ipynb #a14d5826
 import json
 import re
-from collections import Counter
+from array import array
+from collections import Counter, defaultdict
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Callable, Iterable, Iterator, NamedTuple
@@ -31,12 +32,14 @@ from ..types import LEVELS, SYSTEMS, BadInput, Code, Explanation, Note, Rational
 Line = tuple[str, Callable[[], Iterable[Rationale|Explanation]]] # where it stands, and what gives its content
 
 # %% ../../nbs/data/75_foreign.ipynb #c2598b76
+_listed_code = lru_cache(1 << 16)(foreign_code) # by value and system, as they were written
+
 def _exchange(line:str, where:str, source:str) -> list[Rationale|Explanation]:
     "What a line of our own says"
     row = parsed(line, where, ['note_id', 'code'])
-    system = row.get('system', 'icd10cm')
-    unlisted = row.get('unlisted') is True and system in SYSTEMS
-    foreign_code(row['code'], system, [Code(system, row['code'].upper())] if unlisted else ())
+    system,code = row.get('system', 'icd10cm'), row['code']
+    if row.get('unlisted') is True and system in SYSTEMS: foreign_code(code, system, [Code(system, code.upper())])
+    else: (_listed_code if type(code) is type(system) is str else foreign_code)(code, system)
     if row.get('level', 'mention') not in LEVELS: raise BadLine(f"the level is not one of {', '.join(LEVELS)}")
     if 'spans' in row: return [rationale(row, source)]
     if 'scores' in row and 'offsets' in row: return [explanation(row, source)]
@@ -51,9 +54,10 @@ def _eraser(line:str, where:str, note_of:Callable[[str], Note], source:str) -> l
 
 def exchange_lines(path:Path, corpus:Corpus, source:str|None) -> Iterator[Line]:
     "Our JSON lines"
+    source = source or named_after(path)
     for n,line in text_lines(path):
         where = f"{path}, line {n}"
-        yield where, partial(_exchange, line, where, source or named_after(path))
+        yield where, partial(_exchange, line, where, source)
 
 def eraser_lines(path:Path, corpus:Corpus, source:str|None) -> Iterator[Line]:
     "JSON lines of ERASER"
@@ -267,16 +271,22 @@ def _content(where:str, make:Callable, note_of:Callable[[str], Note]) -> list[Ra
             "scores are numbers, codes and ids strings") from None
 
 # %% ../../nbs/data/75_foreign.ipynb #20300e3f
-def _keep(found:dict, where:str, x:Rationale|Explanation, join:Callable|None) -> None:
-    "Put what a line gave beside what the others gave"
-    soft = isinstance(x, Explanation)
-    key = (soft, x.note_id, x.code, x.method) if soft else (soft, x.note_id, x.code, x.source, x.level)
-    first,before = found.setdefault(key, (where, x))
-    if before is x: return
-    if join is None:
-        line = first.rpartition(', ')[2]
-        raise BadLine(f"{where}: {x.note_id}, {x.code} was already given in {line}; put all its spans into one line")
-    found[key] = first, join_mark(before, x, where, join)
+class _Kept:
+    "What the lines gave, in their order; a pair has one place"
+    def __init__(self, join:Callable|None):
+        self.join,self.all,self.place,self.lines = join, [], defaultdict(dict), array('q')
+    def add(self, where:str, x:Rationale|Explanation) -> None:
+        "Put what a line gave beside what the others gave"
+        who = (x.method,) if isinstance(x, Explanation) else (x.source, x.level)
+        places,n = self.place[(x.code, *who)], len(self.all)
+        at = places.setdefault(x.note_id, n)
+        if at == n:
+            self.all.append(x)
+            if self.join is None: self.lines.append(int(where.rpartition(' ')[2]))
+        elif self.join: self.all[at] = join_mark(self.all[at], x, where, self.join)
+        else:
+            first,pair = f"line {self.lines[at]}", f"{x.note_id}, {x.code}"
+            raise BadLine(f"{where}: {pair} was already given in {first}; put all its spans into one line")
 
 def _joined(x:Rationale|Explanation, join:Callable|None) -> Rationale|Explanation:
     "A rationale whose spans are sorted and joined; anything else as it is"
@@ -312,13 +322,13 @@ def foreign_rationales(
     if predictions: lines = partial(lines, predictions=True)
     if form in ('exchange', 'eraser', 'codiesp') and not any(text_lines(path)):
         notice(f"{path}: an empty file; taken as no rationale for anything")
-    found,skipped,note_of = {},[],lru_cache(1000)(corpus.note)
+    kept,skipped,note_of = _Kept(join), [], lru_cache(1000)(corpus.note)
     for where,make in lines(path, corpus, source):
         try:
-            for x in _content(where, make, note_of): _keep(found, where, x, join)
+            for x in _content(where, make, note_of): kept.add(where, x)
         except BadInput as e:
             if not skip_bad: raise
             skipped.append(Skipped(where, type(e).__name__, str(e)))
-    kept = [_joined(x, join) for _,x in found.values()]
-    rationales = [x for x in kept if isinstance(x, Rationale)]
-    return Foreign(form, rationales, [x for x in kept if isinstance(x, Explanation)], skipped)
+    found = [_joined(x, join) for x in kept.all]
+    rationales = [x for x in found if isinstance(x, Rationale)]
+    return Foreign(form, rationales, [x for x in found if isinstance(x, Explanation)], skipped)

@@ -140,7 +140,7 @@ def intervals(
         ends = np.cumsum([sums[i].shape[1] for i in same])
         for i,part in zip(same, np.split(draws, ends[:-1], axis=1)):
             whole = sums[i].sum(0)
-            found[i] = {k:Interval(float(f(whole)), *percentile_interval(f(part), level))
+            found[i] = {k:Interval(float(f(whole)), *percentile_interval(f(part), level, n))
                         for k,f in statistics[i].items()}
     return found
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OURS', 'ERASER', 'EMC', 'MDACE', 'CODIESP', 'ANATOMY', 'FERRET', 'NAOPC', 'EDIN', 'MULLENBACH', 'PRF', 'FIRST',
-           'UNBOUNDED', 'KS', 'COUNTS', 'shelve', 'UnknownFamily', 'arrow', 'with_arrow', 'cards', 'limits',
-           'metric_name', 'UnknownDefinition', 'check_definitions']
+           'UNBOUNDED', 'KS', 'TERMS', 'HEADLINES', 'COUNTS', 'shelve', 'UnknownFamily', 'arrow', 'with_arrow', 'cards',
+           'limits', 'glossary', 'terms', 'headlines', 'metric_name', 'UnknownDefinition', 'check_definitions']
 
 # %% ../../nbs/evaluation/10_cards.ipynb #c3ddb58f
 from collections.abc import Iterable
@@ -158,6 +158,62 @@ def limits(
     low,high = card(name).bounds
     room = margin*(high - low) if np.isfinite(high - low) else 0.
     return tuple(float(end) if np.isfinite(end) else None for end in (low - room, high + room))
+
+# %% ../../nbs/evaluation/10_cards.ipynb #922fcdb3
+_WORDS,_EACH = "words of the note", "each gold span found once at most"
+TERMS = dict( # a name, what it means in one phrase, and who says so
+    pair=("one note with one code", OURS),
+    silver=("evidence that a program carried over from human evidence, unseen by a person", OURS),
+    character=("evidence compared character by character", OURS),
+    token=("evidence compared word by word, all pairs together", OURS),
+    span_exact=("spans that begin and end where the expert's do", OURS),
+    span_relaxed=("spans that touch one of the expert's, " + _EACH, OURS),
+    eraser=("the benchmark of rationales: plausibility by words and spans, faithfulness by erasing them", ERASER),
+    eraser_one_to_one=("the same, " + _EACH, ERASER),
+    emc=("explainable medical coding: words that an ICD coder ranks, and 100 of them erased two by two", EMC),
+    mdace=("matching as in the corpus MDACE: by place, or by text wherever it stands", MDACE),
+    codiesp=("the corpus CodiEsp's own: a span that holds an expert's and little more", CODIESP),
+    anatomy=("five classes of match, from exact to none", ANATOMY),
+    ferret=("the library ferret: words erased one more at a time, most important first", FERRET),
+    ferret_deciles=("the same in ten steps, its present default", FERRET),
+    naopc=("area of erasure, put between the best and the worst order of words", NAOPC),
+    naopc_unfloored=("the same without a floor under the limit", NAOPC),
+    mullenbach=("scores of coders over all codes; macro F1 of the mean precision and recall", MULLENBACH),
+    edin=("scores of coders over the codes present in the split; macro F1 is the mean of the codes' own", EDIN),
+    edin_all_codes=("the same over all codes", EDIN),
+    brier=("squared distance of a probability from what is true", 'Brier 1950'),
+    guo=("distance of probabilities from shares, in bins of equal width", 'Guo et al. 2017'),
+    naeini=("distance of probabilities from shares, in bins of equal size", 'Naeini et al. 2015'))
+
+# %% ../../nbs/evaluation/10_cards.ipynb #bd4c88a3
+def glossary(
+    names:Iterable[str] = tuple(TERMS), # keys of `TERMS`
+) -> pd.DataFrame:                      # name, what it means, who says so
+    "The foreign names and their phrases"
+    return pd.DataFrame([(n, *TERMS[n]) for n in names], columns=['name', 'meaning', 'defined by']).set_index('name')
+
+def terms(
+    metrics:Iterable[str], # names of cards, or of definitions
+) -> list[str]:            # a line for each name, in order of appearance
+    "What the names in front of the slashes mean"
+    names = dict.fromkeys(m.partition('/')[0] for m in metrics)
+    return [f"{n}: {TERMS[n][0]}{'' if TERMS[n][1] == OURS else f' ({TERMS[n][1]})'}" for n in names if n in TERMS]
+
+# %% ../../nbs/evaluation/10_cards.ipynb #43b92d97
+_PLAUSIBLE = ('token/f1', 'token/precision', 'token/recall', 'character/f1', 'eraser/iou_f1', 'span_exact/f1')
+_RANKED    = ('eraser/auprc', 'eraser/average_precision', 'emc/f1', 'emc/iou', 'emc/precision@5', 'emc/recall@5')
+_ERASED    = ('eraser/', 'eraser/aopc_', 'emc/')
+HEADLINES = ( # in the order in which they are printed
+    *_PLAUSIBLE, *_RANKED,
+    *(f'{start}{q}@{o}' for o in OPERATORS for start in _ERASED for q in ('comprehensiveness', 'sufficiency')),
+    *(f'edin/{q}' for q in 'f1_micro f1_macro precision_micro recall_micro auc_micro auc_macro map'.split()))
+
+def headlines(
+    metrics:Iterable[str], # names of cards
+) -> list[str]:            # those that come first; all where none does
+    "The few numbers that are read first"
+    metrics = list(dict.fromkeys(metrics))
+    return [m for m in HEADLINES if m in metrics] or metrics
 
 # %% ../../nbs/evaluation/10_cards.ipynb #cd0427fe
 COUNTS = ('hits_pred', 'n_pred', 'hits_gold', 'n_gold') # the columns of every counting function

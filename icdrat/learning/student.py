@@ -13,20 +13,32 @@ import pandas as pd
 
 from ..coder.network import LabelAttentionCoder
 from ..coder.recipe import RECIPES, Recipe
-from ..coder.training import train
+from ..coder.training import network_named, train
 from ..data.corpus import Corpus
-from .objectives import attention_kl
+from .objectives import objective
+from .teachers import as_rationales
 from ..types import BadInput, Code, Rationale
 
 # %% ../../nbs/learning/20_student.ipynb #0e2aa0bf
 class NoLesson(BadInput): "None of the rationales can teach this coder"
 
+def _of_one(table:pd.DataFrame) -> list[Rationale]:
+    "The lessons of a table that has one source, without those of weight 0"
+    taught = as_rationales(table[table['weight'] > 0]) if 'weight' in table else as_rationales(table)
+    sources = list(dict.fromkeys(r.source for r in taught))
+    if len(sources) > 1:
+        raise NoLesson(
+            f"the table has lessons of {', '.join(sources)}; choose one of them, or mix them "
+            "with union, intersection or vote of icdrat.learning.teachers")
+    return taught
+
 def lessons(
-    rationales:Iterable[Rationale], # of a teacher, for any notes
+    rationales:Iterable[Rationale]|pd.DataFrame, # of a teacher, for any notes; or a table of its lessons
     corpus:Corpus,                  # with a train split
     codes:list[Code],               # the coder's columns
 ) -> list[Rationale]:               # those that can be learned from
     "The rationales for codes of training notes that mark something"
+    if isinstance(rationales, pd.DataFrame): rationales = _of_one(rationales)
     rationales,known = list(rationales), set(codes)
     train_codes = corpus.split('train').codes
     kept = [r for r in rationales if len(r) and r.code in known and r.code in train_codes.get(r.note_id, ())]
@@ -40,15 +52,17 @@ def lessons(
 def train_student(
     corpus:Corpus,                       # with train and validation splits
     codes:list[Code],                    # the coder's columns
-    rationales:Iterable[Rationale] = (), # of the teacher; none: an unguided coder
+    rationales:Iterable[Rationale]|pd.DataFrame = (), # of the teacher, or a table of lessons; none: an unguided coder
     weight:float = 1.,                   # lambda, how much the guide counts; >= 0
     recipe:Recipe = RECIPES['caml'],     # what to train, and how
     folder:str|Path|None = None,         # for checkpoints; a run that was killed goes on from there
     progress:bool = True,                # show a bar
     place:str|Path|None = None,          # where the coder will be saved; a disk without room is refused at once
+    by:str|None = None,                  # one of `icdrat.learning.objectives.OBJECTIVES`; None: the network's own
 ) -> tuple[LabelAttentionCoder, pd.DataFrame]: # the coder, and one row per epoch
-    "A coder whose attention is guided by distant rationales (Li et al. 2026; loss of Edin et al. 2024)"
+    "A coder that is taught by distant rationales (Li et al. 2026; attention guided as by Edin et al. 2024)"
+    guide_loss = objective(by, network_named(recipe.architecture).marks)
     return train(
         corpus.split('train'), corpus.split('validation'), codes, recipe,
-        guide=lessons(rationales, corpus, codes), guide_loss=attention_kl, guide_weight=weight,
+        guide=lessons(rationales, corpus, codes), guide_loss=guide_loss, guide_weight=weight,
         folder=folder, progress=progress, place=place)

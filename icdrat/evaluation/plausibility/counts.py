@@ -11,7 +11,7 @@ __all__ = ['character_counts', 'token_counts', 'DEFINITIONS', 'SOFT', 'in_words'
 # %% ../../../nbs/evaluation/plausibility/10_counts.ipynb #cca58edf
 from collections import defaultdict
 from functools import partial
-from typing import Iterable, Literal
+from typing import Container, Iterable, Literal
 
 import numpy as np
 import pandas as pd
@@ -201,24 +201,26 @@ def pool(
     rationales:Iterable[Rationale], # any order
     notes:dict[str, Note],          # by id
     level:str = 'any',              # one of `icdrat.types.LEVELS`, or 'any': all of them joined
+    only:Container[str]|None = None, # ids of the notes whose spans are kept; None: of all
 ) -> dict[str, dict]:               # source -> (note id, code) -> list of spans
     "The spans of each source for each pair"
-    seen,pooled = set(), defaultdict(lambda: defaultdict(list))
+    seen,pooled,told = defaultdict(set), defaultdict(lambda: defaultdict(list)), set()
     for r in rationales:
         if r.note_id not in notes:
             raise UnknownNote(
                 f"{r.source}: a rationale for {r.note_id}, {r.code}, but no such note was given; "
                 "leave it out or pass all notes")
-        question = r.source, r.note_id, r.code, r.level
-        if question in seen:
+        before = seen[r.source, r.level, r.code]
+        if r.note_id in before:
             raise RepeatedRationale(
                 f"{r.note_id}, {r.code}: {r.source} answers twice at level {r.level}; merge the spans or choose one")
-        seen.add(question)
-        answers = pooled[check_inside(r, notes[r.note_id]).source]
+        before.add(r.note_id)
+        answers,pair = pooled[check_inside(r, notes[r.note_id]).source], (r.note_id, r.code)
         if level not in ('any', r.level): continue
-        before = answers.get((r.note_id, r.code))
-        answers[r.note_id, r.code] = list(r.spans) if before is None else merge_spans(before + list(r.spans))
-    empty = [s for s in pooled if not pooled[s]]
+        told.add(r.source)
+        if only is not None and r.note_id not in only: continue
+        answers[pair] = merge_spans(answers[pair] + list(r.spans)) if pair in answers else list(r.spans)
+    empty = [s for s in pooled if s not in told]
     if empty: raise NoRationale(f"{empty[0]}: no rationale at level {level}; choose another level")
     return pooled
 

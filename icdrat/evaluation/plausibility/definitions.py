@@ -279,12 +279,14 @@ def all_plausibility(
     for e in explanations: work[e.method][1].append(e)
     met = [(m, *both) for m,(rs,_) in work.items() for both in levels_met(gold, rs, level, predicted_level, per_level)]
     truths = {l:gold_spans(gold, by_id, l) for l in {theirs for _,theirs,_ in met}}
-    offsets = {i:words(n.text) for i,n in by_id.items()}
+    asked = {admission[i] for truth in truths.values() for i,_ in truth} # other notes add nothing to marked pairs
+    used = {i for i in by_id if admission[i] in asked} if over == 'gold' else by_id
+    offsets = {i:words(by_id[i].text) for i in used}
     def blocks():
         for m,theirs,ours in tqdm(met, 'methods', delay=2, disable=not progress):
             truth,(rs,es) = truths[theirs], work[m]
             if rs:
-                answers = pool(rs, by_id, ours)[m]
+                answers = pool(rs, by_id, ours, used)[m]
                 for b in hard_rows(names, truth, answers, over, by_id, offsets, admission): yield m, theirs, ours, *b
             if es:
                 for b in soft_rows(names, truth, es, (boundaries or {}).get(m)): yield m, theirs, ours, *b

@@ -10,6 +10,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -75,10 +76,12 @@ def tokens(text:str) -> list[tuple[int, str]]:
     return [(at, w) for at,w in found if not (w.isdecimal() and int(w) > 10)]
 
 # %% ../../../nbs/evaluation/plausibility/30_mdace.ipynb #1756e67a
+_tokens = lru_cache(1 << 14)(tokens) # two matchings ask for the same
+
 def _span(a, text): return [(a.note_id, a.begin, a.end)]
 def _span_anywhere(a, text): return [text[a.begin:a.end].lower()]
-def _token(a, text): return [(a.note_id, a.begin + at) for at,_ in tokens(text[a.begin:a.end])]
-def _token_anywhere(a, text): return [w for _,w in tokens(text[a.begin:a.end])]
+def _token(a, text): return [(a.note_id, a.begin + at) for at,_ in _tokens(text[a.begin:a.end])]
+def _token_anywhere(a, text): return [w for _,w in _tokens(text[a.begin:a.end])]
 
 MATCHINGS = {
     'mdace/span':           _span,

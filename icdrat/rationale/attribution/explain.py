@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['WordScores', 'NEEDS', 'METHODS', 'REFERENCES', 'AttentionCoder', 'attention', 'Method', 'MethodTwice', 'method',
-           'methods', 'UnknownMethod', 'UnknownOption', 'WrongCoder', 'chosen', 'NoCodesFor', 'explain', 'read_note',
-           'BadNorm', 'normalised', 'label_attention', 'draw_seed', 'word_offsets', 'random_scores', 'hidden_vectors',
-           'attgrad', 'rolled_out', 'attention_rollout']
+           'methods', 'UnknownMethod', 'UnknownOption', 'BadOption', 'WrongCoder', 'chosen', 'NoCodesFor', 'explain',
+           'read_note', 'BadNorm', 'normalised', 'label_attention', 'marked_evidence', 'draw_seed', 'word_offsets',
+           'random_scores', 'hidden_vectors', 'attgrad', 'rolled_out', 'attention_rollout']
 
 # %% ../../../nbs/rationale/attribution/10_explain.ipynb #7bcff3dd
 import importlib
@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from ...coder.base import pad_batch
+from ...coder.base import expected, pad_batch
 from ...coder.network import LabelAttentionCoder, word_places, word_sums
 from ...text import readable
 from ...types import BadInput, Code, Coder, Explanation, Note, column
@@ -59,11 +59,13 @@ def attention(
 # %% ../../../nbs/rationale/attribution/10_explain.ipynb #c43c1e13
 WordScores = tuple[Int[np.ndarray, "_words 2"], Float[np.ndarray, "codes _words"]] # where the words stand; scores
 
+def _marks(coder): return isinstance(coder, LabelAttentionCoder) and coder.network.marks
 def _has_layers(coder): return isinstance(coder, LabelAttentionCoder) and hasattr(coder.network, 'self_attentions')
 
 NEEDS = dict(
     coder     = ("any coder", lambda c: True),
     attention = ("a coder with a method `attention`", lambda c: isinstance(c, AttentionCoder)),
+    evidence  = ("a coder that marks evidence, such as architecture evidence", _marks),
     network   = ("a LabelAttentionCoder", lambda c: isinstance(c, LabelAttentionCoder)),
     layers    = ("a LabelAttentionCoder whose network has `self_attentions`, such as plm_icd", _has_layers))
 
@@ -113,6 +115,7 @@ class UnknownMethod(BadInput): "No method has this name"
 
 # %% ../../../nbs/rationale/attribution/10_explain.ipynb #a05ce7ff
 class UnknownOption(BadInput): "The method has no such option"
+class BadOption(BadInput): "An option of the method has a value that it cannot have"
 class WrongCoder(BadInput): "The method asks more than this coder can tell"
 
 def chosen(
@@ -135,6 +138,9 @@ def chosen(
     if unknown:
         has = ', '.join(found.options) or 'none'
         raise UnknownOption(f"{method} has no option {', '.join(unknown)}; it has {has}")
+    for name,value in options.items():
+        should = expected(value, inspect.signature(found.run).parameters[name].default)
+        if should: raise BadOption(f"{method}: option {name} is {value!r}; it should be {should}")
     return found
 
 # %% ../../../nbs/rationale/attribution/10_explain.ipynb #c1f61600
@@ -202,6 +208,21 @@ def label_attention(
     if isinstance(coder, LabelAttentionCoder): return coder.attention([note.text], columns)[0]
     (offsets,weights), = coder.attention([note.text])
     return offsets, weights[columns]
+
+# %% ../../../nbs/rationale/attribution/10_explain.ipynb #7a5868f8
+@method('evidence', needs='evidence')
+def marked_evidence(
+    coder:LabelAttentionCoder, # that marks evidence
+    note:Note,
+    columns:list[int],         # of the codes
+) -> WordScores:               # in [0, 1]: of a word's tokens the highest
+    "The probability that a word is evidence, by the coder that decides by it"
+    ids,places,word = read_note(coder, note.text)
+    with torch.no_grad(): (_,_,scores), = coder.batches([ids], columns)
+    probability = scores[0].sigmoid().cpu().numpy()[:, :len(word)]
+    found = np.zeros((len(columns), len(places)), probability.dtype)
+    np.maximum.at(found, (slice(None), word[word >= 0]), probability[:, word >= 0])
+    return places, found
 
 # %% ../../../nbs/rationale/attribution/10_explain.ipynb #805b8619
 def draw_seed(

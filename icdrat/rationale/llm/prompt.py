@@ -26,6 +26,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from ...codes import category, descendants, description, inclusion_terms, listed
 from ...data.corpus import Corpus
+from ...data.exchange import whole_text
 from ..mention.lexicon import NotTraining, names
 from ..mention.linker import keys, names_something
 from ...resources import resource
@@ -74,7 +75,7 @@ def load_prompt(
     if not path.is_file():
         there = ', '.join(sorted(p.stem for p in PROMPTS.glob('*.txt')))
         raise BadPrompt(f"{name}: no such prompt; there are {there}, or name a file that ends in .txt")
-    text = path.read_text(encoding='utf-8')
+    text = whole_text(path).replace('\r\n', '\n')
     head,*rest = _PART.split(text)
     facts = dict(re.findall(r'^(\w+):[ \t]*(.*?)[ \t]*$', head, re.M))
     if not facts.get('version'):
@@ -359,6 +360,8 @@ class Manner:
     guideline:str|None = None # of the prompt, on what is evidence; None: that of the corpus, or the usual one
     def __post_init__(self):
         if self.level not in LEVELS: raise BadInput(f"level {self.level!r} is not one of {', '.join(LEVELS)}")
+        for name in ('window', 'places', 'n_shots', 'copied'):
+            if getattr(self, name) < 0: raise BadInput(f"{name} {getattr(self, name)}: it is a whole number from 0")
         if self.n_shots and not self.pool:
             raise BadInput(
                 f"{self.n_shots} worked examples are asked for and none are given; "
@@ -528,7 +531,7 @@ _lenient = partial(json.loads, strict=False, object_pairs_hook=_once)
 
 def _tidied(text:str) -> tuple[list[str], list[tuple[int, str]], int]|None:
     "The tokens of an object without slips, where it may be closed and how, and where it ends; 0: nowhere"
-    out,open_,whole,close = [],[],[],''
+    out,open_,texts,ends,close = [],[],[],[],''
     for m in _TOKEN.finditer(text):
         t = m[0]
         if close and t == close and _CLOSES.match(text, m.end()): t,close = '"',''
@@ -543,10 +546,10 @@ def _tidied(text:str) -> tuple[list[str], list[tuple[int, str]], int]|None:
         elif t == ',' and _COMMA.match(text, m.end()): t = ''
         elif 'None' in t: t = t.replace('None', 'null')
         out.append(t)
-        if not close and t and t in '"}]': whole.append((len(out), ''.join(reversed(open_))))
-        del whole[:-8]
-        if not close and not open_: return out, whole, m.end()
-    return out, whole, 0
+        if not close and t and t in '"}]': (texts if t == '"' else ends).append((len(out), ''.join(reversed(open_))))
+        del texts[:-8], ends[:-8]
+        if not close and not open_: return out, sorted(texts+ends), m.end()
+    return out, sorted(texts+ends), 0
 
 # %% ../../../nbs/rationale/llm/10_prompt.ipynb #1a5e0007
 def mended(
@@ -558,7 +561,7 @@ def mended(
         try: value = _lenient(''.join(out[:i])+closing)
         except (ValueError, RecursionError): continue
         return value, end, not end or i < len(out)
-    return None, 0, True
+    return None, end, True
 
 # %% ../../../nbs/rationale/llm/10_prompt.ipynb #cbf18647
 LONGEST = 200_000        # characters of an answer that are read
@@ -568,7 +571,7 @@ _FORM = re.compile(r'\{\s*["\'“](?:rationales|quotes|code)\b')
 def _objects(text:str) -> Iterator[tuple[dict, bool, bool, int, int]]:
     "The JSON objects in a text, outermost first: each with what was lost of it (some, its end), and where it stands"
     read = json.JSONDecoder(strict=False, object_pairs_hook=_once).raw_decode
-    at,fails,repairs = 0,0,0
+    at,fails,repairs,broken,shut = 0,0,0,0,True # up to where an object is that could not be mended; whether it ends
     for start in (m.start() for m in re.finditer(r'\{', text)):
         if start < at: continue
         if fails > _FAILS or repairs > _REPAIRS: return
@@ -578,16 +581,18 @@ def _objects(text:str) -> Iterator[tuple[dict, bool, bool, int, int]]:
             if not _FORM.match(text, start): continue
             value,length,lost = mended(text[start:])
             end = start+length if length else len(text)
-            repairs += value is None
-            if value is None: continue
-        at = end
-        yield value, lost, lost and not length, start, end
+            if value is None:
+                repairs,broken,shut = repairs+1, max(broken, end), shut and bool(length)
+                continue
+        at,inside = end,start < broken # what stands in a broken one is not all of it
+        yield value, lost or inside, lost and not length or inside and not shut, start, end
 
 def _items(said:object, codes:list[str], deeper:bool = True) -> list|None:
-    "The items of an object in one of the forms, each with its code; None: in no form, or only an example of it"
+    "The items of an object or list in one of the forms, each with its code; None: in no form, or only an example of it"
     if any(said == json.loads(form(*kind)) for kind in product((True, False), repeat=2)): return None
     match said:
         case {'rationales': [*items]}: return items
+        case [{'code': _}, *_]: return said
         case {'rationales': {**by_code}} if by_code: return [dict(code=c, quotes=q) for c,q in by_code.items()]
         case {'code': _}: return None
         case {'quotes': [*_] | str() as quotes} if len(codes) == 1: return [dict(code=codes[0], quotes=quotes)]
@@ -598,6 +603,11 @@ def _items(said:object, codes:list[str], deeper:bool = True) -> list|None:
 
 # %% ../../../nbs/rationale/llm/10_prompt.ipynb #1a5e0009
 _LOOSE = re.compile(r'[^\s,\[\]`]') # what parts items that have no list around them
+_EMPTY = re.compile(r'\s*(?:```\w*)?\s*\[\s*\]\s*(?:```)?\s*') # a list of nothing
+
+def _says_nothing(said:dict) -> bool:
+    "Whether an object in no form says that there is nothing: empty lists are all that it holds, at any depth"
+    return bool(said) and all(v == [] or isinstance(v, dict) and _says_nothing(v) for v in said.values())
 
 @dataclass
 class _Part:
@@ -609,7 +619,7 @@ class _Part:
 
 def _parts(text:str, codes:list[str]) -> list[_Part]:
     "All objects in the right form, in order"
-    parts,loose = [],None # where the last item without a list ended
+    parts,loose,empty = [],None,False # where the last item without a list ended; whether an object says: nothing
     for value,lost,cut,start,end in _objects(text):
         items = _items(value, codes)
         if items is not None: parts.append(_Part(items, lost, cut))
@@ -617,8 +627,9 @@ def _parts(text:str, codes:list[str]) -> list[_Part]:
             if loose is None or _LOOSE.search(text, loose, start): parts.append(_Part([]))
             parts[-1].items.append(value)
             parts[-1].lost,parts[-1].cut = parts[-1].lost or lost, parts[-1].cut or cut
+        else: empty |= not lost and _says_nothing(value)
         loose = end if items is None and 'code' in value else None
-    return parts
+    return parts or [_Part([])]*(empty or bool(_EMPTY.fullmatch(text)))
 
 def _final(parts:list[_Part]) -> _Part:
     "The last whole answer, with those that speak of other codes"

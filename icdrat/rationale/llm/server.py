@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['FORMATS', 'MOST_QUOTES', 'CHARS_A_TOKEN', 'LONGEST_PAUSE', 'GIVE_UP', 'WHY', 'MOST_CHARS', 'NoServer', 'Server',
            'server', 'loopback', 'approved', 'check_sendable', 'request', 'room', 'at_most', 'NoModel', 'KeyRefused',
-           'ServerFailed', 'Withheld', 'explained', 'passes', 'pause', 'without', 'silent', 'Desk', 'ask', 'wait_for',
-           'ask_all', 'Plan', 'plan', 'NothingAnswered', 'warnings_about', 'quoted', 'prompt', 'batch', 'facts']
+           'ServerFailed', 'Withheld', 'Streamed', 'explained', 'passes', 'pause', 'without', 'silent', 'Desk', 'ask',
+           'wait_for', 'ask_all', 'Plan', 'plan', 'NothingAnswered', 'warnings_about', 'quoted', 'prompt', 'batch',
+           'facts']
 
 # %% ../../../nbs/rationale/llm/40_server.ipynb #732cd95b
 import asyncio
 import json
 import logging
+import math
 import os
 import random
 import re
@@ -30,6 +32,7 @@ import httpx
 import openai
 from tqdm import tqdm
 
+from ...data.exchange import proper_name
 from .grounding import THRESHOLD, Grounding
 from .prompt import Manner, Question, questions
 from .store import (
@@ -48,6 +51,17 @@ def _is_address(url:str) -> bool:
         parts = urlsplit(url)
         return parts.scheme in ('http', 'https') and bool(parts.hostname) and parts.port != 0
     except ValueError: return False # the port is no number, or too large
+
+def _check_limits(server:'Server') -> None:
+    "Refuse limits that no answer can keep to, and options that would replace the question"
+    price = len(server.price) == 2 and all(0 <= p < math.inf for p in server.price)
+    fits = dict(max_tokens=server.max_tokens >= 1, timeout=server.timeout > 0, retries=server.retries >= 0, price=price)
+    for name,good in fits.items():
+        told = f"{name} is {getattr(server, name)}, which no answer can keep to; set ICDRAT_LLM_{name.upper()}"
+        if not good: raise NoServer(told)
+    if not re.fullmatch('[!-~]+', server.key): raise NoServer("OPENAI_API_KEY holds what no key holds; copy it again")
+    taken = {'messages', 'model'} & server.options.keys()
+    if taken: raise NoServer(f"ICDRAT_LLM_OPTIONS: {min(taken)!r} is the run's own; leave it out")
 
 # %% ../../../nbs/rationale/llm/40_server.ipynb #3b0c4a11
 @dataclass(frozen=True, eq=False)
@@ -75,6 +89,7 @@ class Server:
                 "put the key into OPENAI_API_KEY and leave it out of the address")
         if self.format not in FORMATS:
             raise NoServer(f"ICDRAT_LLM_FORMAT: {self.format!r} is not one of {', '.join(FORMATS)}")
+        _check_limits(self)
         if self.max_tokens >= self.context:
             raise NoServer(
                 f"an answer of {self.max_tokens} tokens leaves no room in a context of {self.context}; "
@@ -190,6 +205,7 @@ class NoModel(BadInput): "The server does not know the model, or the address"
 class KeyRefused(BadInput): "The server does not accept the key"
 class ServerFailed(BadInput): "The server gave no answer that can be used"
 class Withheld(ServerFailed): "A filter of the server refuses this one question"
+class Streamed(NotAnAnswer): "The answer comes word by word"
 
 _FORM = "the answer is not in the OpenAI form; check that ICDRAT_LLM_URL ends as the server wants it, mostly in /v1"
 _TROUBLE = [ # the first that fits
@@ -212,8 +228,13 @@ _TROUBLE = [ # the first that fits
      "the question is refused (status {error.status_code}); "
      "it may be too long for the model's context (ICDRAT_LLM_CONTEXT), or the server may not know "
      "the form it should enforce (ICDRAT_LLM_FORMAT) or another field (ICDRAT_LLM_OPTIONS)"),
+    (Streamed, ServerFailed,
+     "the answer comes word by word, which nobody asked for; forbid it there, "
+     "or with ICDRAT_LLM_OPTIONS='{{\"stream\": false}}'"),
     (Exception, ServerFailed, _FORM)]
 _KNOWN = dict(
+    moved=(ServerFailed, "the address leads elsewhere (status {error.status_code}), where nothing is sent; "
+           "set ICDRAT_LLM_URL to where the model answers"),
     filter=(Withheld, "a content filter refuses the question (status {error.status_code})"),
     context=(ServerFailed, "the question is too long for the model (status {error.status_code}); set "
              "ICDRAT_LLM_CONTEXT to the tokens that it can hold, so that notes are shown in pieces"),
@@ -224,8 +245,10 @@ _KNOWN = dict(
 _FIELDS = ('max_tokens', 'temperature', 'seed', 'response_format')
 
 def _about(error:Exception) -> tuple[str, str, str]:
-    "What a refusal is about (filter, context, field or nothing known), the field, and all that the server said"
-    if not isinstance(error, openai.APIStatusError) or error.status_code not in (400, 413, 422): return '', '', ''
+    "What a refusal is about (moved, filter, context, field or nothing known), the field, and all that the server said"
+    status = error.status_code if isinstance(error, openai.APIStatusError) else 0
+    if 300 <= status < 400: return 'moved', '', ''
+    if status not in (400, 413, 422): return '', '', ''
     body = error.body[0] if isinstance(error.body, list) and error.body else error.body
     if isinstance(body, dict): body = body.get('error') if isinstance(body.get('error'), dict) else body
     else: body = {}
@@ -233,7 +256,7 @@ def _about(error:Exception) -> tuple[str, str, str]:
     code = ' '.join(str(body.get(k) or '') for k in ('code', 'type')).lower()
     if re.search('content.?filter|content.?policy|safety', code): return 'filter', '', said
     long = r'context.?length|too.?long|context.?(?:size|window)|prompt is too long'
-    if error.status_code == 413 or re.search(long, f'{code} {said}', re.I): return 'context', '', said
+    if status == 413 or re.search(long, f'{code} {said}', re.I): return 'context', '', said
     param = str(body.get('param') or '').split('.')[0]
     in_place = re.findall(r"loc\W+body\W+(\w+)", said)
     quoted = r"""['"`]{}['"`]"""
@@ -259,6 +282,11 @@ def passes(error:Exception) -> bool:
     if isinstance(error, openai.APIStatusError):
         return error.status_code in (408, 409, 425, 429) or error.status_code >= 500
     return not isinstance(error, NotAnAnswer) # time-outs, broken connections, half a body
+
+def _body(response:httpx.Response) -> object:
+    "What a response holds; half a body, or a page instead of one, is a failure that may pass"
+    if re.match(r'\s*(data|event|id|retry)?:', response.text): raise Streamed
+    return response.json()
 
 # %% ../../../nbs/rationale/llm/40_server.ipynb #8e6a71a6
 LONGEST_PAUSE = 300. # seconds
@@ -379,7 +407,7 @@ async def _put(desk:Desk, client:openai.AsyncOpenAI, name:str, body:dict) -> Rep
     sent = client.post('/chat/completions', body=body, cast_to=httpx.Response)
     response = await asyncio.wait_for(sent, desk.server.timeout)
     changed = ', '.join(f for f in desk.changes if f not in body or body[f] == desk.changes[f])
-    try: return reply(name, response.json(), perf_counter()-start, changed)
+    try: return reply(name, _body(response), perf_counter()-start, changed)
     except ErrorInside as e: raise _as_status(e, response) from None
 
 # %% ../../../nbs/rationale/llm/40_server.ipynb #3c7a0005
@@ -487,6 +515,8 @@ def plan(
 ) -> Plan:
     "All requests about some notes, none of them sent"
     if samples < 1: raise BadInput(f"{samples} samples: a question is asked at least once")
+    if temperature is not None and not 0 <= temperature < math.inf:
+        raise BadInput(f"temperature {temperature}: it is a number from 0, mostly up to 2")
     check_sendable(notes := list(notes), codes_of, server, manner)
     free = temperature if temperature is not None else .7 if samples > 1 else 0.
     asked,bodies,about = [],{},{}
@@ -600,7 +630,7 @@ def quoted(
             return quoted(
                 notes, codes_of, server, manner, opened, samples, temperature, concurrency, budget, offline,
                 everywhere, threshold, source, progress)
-    notes = list(notes)
+    notes,source = list(notes), proper_name(source, 'source')
     made = plan(notes, codes_of, server, manner, samples, temperature)
     desk,had = Desk(server, store, budget),_answers(made, store)
     if not offline: _ask_the_rest(made, desk, concurrency, progress)
