@@ -517,6 +517,22 @@ def test_an_explainer_is_named_and_its_options_are_its_own(road):
     assert {json.loads(line)["source"] for line in (road / "x.jsonl").read_text().splitlines()} == {"lime"}
 
 
+def test_a_student_is_cut_on_its_teacher_and_no_human_mark_is_looked_at(road):
+    words = ["rationales", "student", "--corpus", "corpus", "--coder", "coder"]
+    assert icdrat(
+        "rationales", "mention", "--corpus", "corpus", "--split", "validation", "--out", "held.jsonl", cwd=road
+    )
+    done = icdrat(*words, "--teacher", "held.jsonl", "--out", "taught.jsonl", cwd=road)
+    assert done.returncode == 0 and "chosen on the marks of held.jsonl" in done.stdout, done.stderr
+    assert {json.loads(line)["source"] for line in (road / "taught.jsonl").read_text().splitlines()} == {"student"}
+    human = icdrat(*words, "--out", "human.jsonl", cwd=road)
+    assert human.returncode == 0 and "chosen on human marks" in human.stdout
+    ends_in_one_line(icdrat(*words, "--teacher", "nowhere.jsonl", "--out", "x.jsonl", cwd=road), "nowhere.jsonl")
+    (road / "other.jsonl").write_text("")
+    ends_in_one_line(icdrat(*words, "--teacher", "other.jsonl", "--out", "x.jsonl", cwd=road), "other.jsonl")
+    assert not (road / "x.jsonl").exists()
+
+
 def soft(road):
     "Made-up scores for the pairs of two test notes"
     from icdrat.data.exchange import load_corpus, write_explanations

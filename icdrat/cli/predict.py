@@ -72,11 +72,12 @@ def holding_half(
     return Selection(explanation.method, 'top_k', min(n_words, MOST), sign)
 
 def _rule(folder:Path, method:str, cut:float|None, sign:str|None) -> 'Selection|None':
-    "The rule that was given or is kept with the coder; None: neither"
-    from icdrat.rationale.select import Selection, read_selections
-    if cut is not None: return Selection(method, 'cut', cut, sign)
-    kept = folder/'selections.json'
-    return read_selections(kept).get(method) if kept.is_file() else None
+    "The rule that was given, is kept with the coder, or goes without saying; None: there is none"
+    from icdrat.rationale.select import Selection, read_selections, rule_of
+    by,kept = rule_of(method),folder/'selections.json'
+    if cut is not None: return Selection(method, by, cut, sign)
+    found = read_selections(kept).get(method) if kept.is_file() else None
+    return found or (Selection(method, by, .5) if by == 'score' else None) # more likely than not
 
 # %% ../../nbs/cli/45_predict.ipynb #45ad0021
 def quoted(

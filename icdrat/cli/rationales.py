@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['rationales', 'Split', 'NamesFrom', 'LinkBy', 'Open', 'Drop', 'Places', 'Method', 'MethodOptions', 'Cut', 'ScoresAt',
-           'PromptFile', 'GuidelineOf', 'Quoting', 'OneCode', 'Copied', 'Here', 'Shots', 'Choose', 'Empty', 'Examples',
-           'Window', 'Names', 'SkipCode', 'Samples', 'Temperature', 'Concurrency', 'Budget', 'Timeout', 'StoreAt',
-           'Offline', 'BatchOut', 'BatchIn', 'Votes', 'Record', 'Answers', 'Source', 'Context', 'Link',
-           'rationales_mention', 'rationales_attribution', 'rationales_prompt']
+           'Teacher', 'PromptFile', 'GuidelineOf', 'Quoting', 'OneCode', 'Copied', 'Here', 'Shots', 'Choose', 'Empty',
+           'Examples', 'Window', 'Names', 'SkipCode', 'Samples', 'Temperature', 'Concurrency', 'Budget', 'Timeout',
+           'StoreAt', 'Offline', 'BatchOut', 'BatchIn', 'Votes', 'Record', 'Answers', 'Source', 'Context', 'Link',
+           'rationales_mention', 'rationales_attribution', 'rationales_student', 'rationales_prompt']
 
 # %% ../../nbs/cli/40_rationales.ipynb #88afbd6e
 from dataclasses import dataclass
@@ -117,20 +117,54 @@ def rationales_attribution(
     from icdrat.data.corpus import codes_among
     from icdrat.data.exchange import check_outputs, load_corpus, write_explanations
     from icdrat.rationale.attribution.explain import chosen, explain
-    from icdrat.rationale.select import Selection, choose, select
+    from icdrat.rationale.select import Selection, choose, rule_of, select
     check_outputs(out, scores)
     notes,model,given = load_corpus(corpus),load_coder(coder),settings(options, '--set')
     sign = 'positive' if chosen(model, method, given).signed else None
+    by = rule_of(method)
     def ask(part): return explain(model, part.notes, codes_among(part, model.codes), method, seed=seed, **given)
     asked,tuning = notes.split(split),None
     if cut is None or (scores and 'validation' in notes.splits): tuning = notes.split('validation')
     tuned,found = ask(tuning) if tuning else [],ask(asked)
-    if cut is None: rule = choose(tuned, tuning.gold, tuning.notes, 'cut', sign)
-    else: rule = Selection(method, 'cut', cut, sign)
+    if cut is None: rule = choose(tuned, tuning.gold, tuning.notes, by, sign)
+    else: rule = Selection(method, by, cut, sign)
     if scores: write_explanations(scores, found if split == 'validation' else tuned + found)
     written([select(e, asked.note(e.note_id), rule) for e in found], out)
     left_out = sum(map(len, asked.codes.values())) - len(found)
-    print(f"cut {rule.value:.4g}; {left_out} (note, code) pairs left out, whose codes the coder does not know")
+    print(f"{by} {rule.value:.4g}; {left_out} (note, code) pairs left out, whose codes the coder does not know")
+
+# %% ../../nbs/cli/40_rationales.ipynb #44f26eff
+Teacher = Annotated[Optional[Path], typer.Option(
+    help="Rationales of the teacher for validation notes, on which the cut is chosen; by default the experts'.")]
+
+@rationales.command('student', epilog=example(
+    "icdrat rationales student --corpus corpus --coder student --teacher marks.jsonl --out student.jsonl"))
+def rationales_student(
+    corpus:Folder,
+    coder:CoderAt,
+    out:Lines,
+    teacher:Teacher = None,
+    split:Split = 'test',
+):
+    "The words that a student has learned to mark."
+    from icdrat.coder.base import load_coder
+    from icdrat.data.corpus import codes_among
+    from icdrat.data.exchange import check_outputs, load_corpus, read_rationales
+    from icdrat.rationale.attribution.explain import explain
+    from icdrat.rationale.select import choose, rule_of, select
+    check_outputs(out)
+    notes,model = load_corpus(corpus),load_coder(coder)
+    asked,tuning = notes.split(split),notes.split('validation')
+    marks = read_rationales(teacher, notes.notes) if teacher else tuning.gold
+    method = 'evidence' if getattr(getattr(model, 'network', None), 'marks', False) else 'attention'
+    def ask(part): return explain(model, part.notes, codes_among(part, model.codes), method)
+    held_out = [r for r in marks if r.note_id in tuning.codes and len(r)]
+    if teacher and not held_out:
+        raise BadInput(f"{teacher}: marks nothing in the {len(tuning)} validation notes, on which the cut is chosen")
+    rule = choose(ask(tuning), held_out, tuning.notes, rule_of(method))
+    written([select(e, asked.note(e.note_id), rule, 'student') for e in ask(asked)], out)
+    by = f"the marks of {teacher.name}" if teacher else "human marks"
+    print(f"{method}, {rule.rule} {rule.value:.4g}, chosen on {by} of {len(tuning)} validation notes")
 
 # %% ../../nbs/cli/40_rationales.ipynb #1395226a
 PromptFile = Annotated[str, typer.Option(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECIPE', 'Architecture', 'MinNotes', 'Epochs', 'BatchSize', 'StepSize', 'Patience', 'Precision', 'Encoder', 'Changes',
-           'Guide', 'Checkpoints', 'Log', 'train_coder']
+           'GuideWeight', 'Guide', 'Checkpoints', 'Log', 'train_coder']
 
 # %% ../../nbs/cli/30_train.ipynb #45b8aa62
 from pathlib import Path
@@ -34,6 +34,8 @@ Changes   = Annotated[Optional[list[str]], typer.Option('--set', metavar='NAME=V
     help="NAME=VALUE for anything else in the recipe, or a size of the network; give it several times.")]
 
 # %% ../../nbs/cli/30_train.ipynb #88e851cc
+GuideWeight = Annotated[Optional[float], typer.Option(
+    help="How much the guide counts; by default 1 for an attention and 0.03 for a coder that marks evidence.")]
 Guide = Annotated[Optional[Path], typer.Option(
     help="Rationales of training notes that teach the attention (JSON lines).")]
 Checkpoints = Annotated[Optional[Path], typer.Option(help="A folder from which a run that was killed goes on.")]
@@ -94,14 +96,14 @@ def train_coder(
     encoder:Encoder = None,
     changes:Changes = None,
     guide:Guide = None,
-    guide_weight:Annotated[float, typer.Option(help="How much the guide counts.")] = 1.,
+    guide_weight:GuideWeight = None,
     checkpoints:Checkpoints = None,
     log:Log = None,
     seed:Seed = 0,
 ):
     "Train a coder; validation notes choose its epoch and threshold."
     from icdrat.coder.recipe import recipe
-    from icdrat.coder.training import leads
+    from icdrat.coder.training import leads, network_named
     from icdrat.data.corpus import vocabulary
     from icdrat.data.exchange import check_outputs, load_corpus, read_rationales
     from icdrat.learning.student import train_student
@@ -113,6 +115,7 @@ def train_coder(
     codes = vocabulary(notes.split('train'), min_notes)
     notes = _with_validation(notes, seed)
     lessons = read_rationales(guide, notes.notes) if guide else []
+    if guide_weight is None: guide_weight = .03 if network_named(architecture).marks else 1.
     coder,table = train_student(notes, codes, lessons, guide_weight, plan, checkpoints, place=out)
     if not leads(): return
     _saved(coder, out, notes.restricted, checkpoints)

@@ -200,6 +200,7 @@ def remembered(
     seen = network.memory.stem[ids[k.note, k.place]] >= 0  # a hidden word reminds of nothing
     return m.index_put((k.note, k.place, k.code), network.weighing(k)*seen)
 
+# %% ../../nbs/coder/40_evidence.ipynb #b202b300
 def with_evidence(
     network:'EvidenceNetwork',
     hidden:Float[Tensor, "notes tokens hidden"],    # of the network under it
