@@ -19,7 +19,7 @@ sizes.e9_explainers := -p max_notes=12 -p n_steps=12 -p n_samples=150
 codiesp.e9_explainers := $(sizes.e9_explainers) -p architectures="caml multirescnn laat"
 codiesp.e10_teachers := -p corpora="vignettes codiesp"
 # students of a large model; its offsets are on record
-codiesp.e11_students := -p dtype=float32 -p teachers="llm_large_few_shot llm_large_zero_shot" -p seeds="0 1 2 3 4" -p guiding=0.1 -p marking=0.03 -p epochs=0 -p n_faithful=40
+codiesp.e11_students := -p dtype=float32 -p teachers="llm_large_few_shot llm_large_zero_shot" -p seeds="0 1 2 3 4" -p weight=0.1 -p epochs=0 -p n_faithful=40
 # codiesp_en: the same notes in English, which the encoder in the box can read; their evidence is silver
 codiesp_en.e1_coder   := -p corpus=codiesp_en
 codiesp_en.e3_student := $(codiesp.e3_student)

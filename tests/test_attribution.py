@@ -244,7 +244,7 @@ def test_scores_do_not_depend_on_memory(pair):
         for skip in (0, 1e-6):
             few = dict(skip=skip, **FEWER.get(name, {}))
             whole = scores(coder, note, name, **few)
-            for most_tokens in (0, 20):
+            for most_tokens in (1, 20):
                 np.testing.assert_allclose(
                     scores(coder, note, name, most_tokens=most_tokens, **few), whole, atol=1e-10, err_msg=name
                 )
@@ -479,7 +479,7 @@ def test_a_real_encoder_in_bounded_memory():
     note = Note("n", "Patient with type 2 diabetes on metformin, hypertension, and pain in the left knee. " * 14)
     assert len(read_note(coder, note.text)[0]) > 200
     for name in ("input_x_gradient", "deeplift"):
-        whole, tight = scores(coder, note, name), scores(coder, note, name, most_tokens=0)
+        whole, tight = scores(coder, note, name), scores(coder, note, name, most_tokens=1)
         np.testing.assert_allclose(tight, whole, atol=1e-5 * np.abs(whole).max())
     delta = scores(coder, note, "deeplift").sum(1)
     masked = np.where(embedded(coder, note.text).word >= 0, reader.mask, read_note(coder, note.text)[0])

@@ -527,10 +527,10 @@ def test_a_student_is_cut_on_its_teacher_and_no_human_mark_is_looked_at(road):
     assert {json.loads(line)["source"] for line in (road / "taught.jsonl").read_text().splitlines()} == {"student"}
     human = icdrat(*words, "--out", "human.jsonl", cwd=road)
     assert human.returncode == 0 and "chosen on human marks" in human.stdout
-    ends_in_one_line(icdrat(*words, "--teacher", "nowhere.jsonl", "--out", "x.jsonl", cwd=road), "nowhere.jsonl")
+    ends_in_one_line(icdrat(*words, "--teacher", "nowhere.jsonl", "--out", "never.jsonl", cwd=road), "nowhere.jsonl")
     (road / "other.jsonl").write_text("")
-    ends_in_one_line(icdrat(*words, "--teacher", "other.jsonl", "--out", "x.jsonl", cwd=road), "other.jsonl")
-    assert not (road / "x.jsonl").exists()
+    ends_in_one_line(icdrat(*words, "--teacher", "other.jsonl", "--out", "never.jsonl", cwd=road), "other.jsonl")
+    assert not (road / "never.jsonl").exists()
 
 
 def soft(road):

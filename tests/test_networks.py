@@ -56,8 +56,9 @@ def batch_of(network, reader, rows, longer=0):
 def random_coder(name, seed, dtype="float64"):
     "A coder of random numbers that has seen one batch as training would show it"
     (network, reader), rng = fresh(name, dtype), np.random.default_rng(seed)
-    read = [reader.encode(random_text(rng, 30))[0] for _ in range(6)]
-    network.study(reader, read, {i: [(i % 3, rng.random(len(r)) < 0.4)] for i, r in enumerate(read)})
+    taught = np.random.default_rng(1000 + seed)
+    read = [reader.encode(random_text(taught, 30))[0] for _ in range(6)]
+    network.study(reader, read, {i: [(i % 3, taught.random(len(r)) < 0.4)] for i, r in enumerate(read)})
     network.begin(rng, RATES)
     with torch.no_grad():
         for p in network.parameters():

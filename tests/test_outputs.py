@@ -557,6 +557,7 @@ INPUTS = {
     "pred",
     "gold",
     "guide",
+    "teacher",
     "examples",
     "batch_in",
     "file",

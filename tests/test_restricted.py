@@ -114,6 +114,7 @@ ROAD = [
         "open.jsonl",
     ],
     ["rationales", "attribution", "--corpus", "secret", "--coder", "coder", "--out", "attention.jsonl"],
+    ["rationales", "student", "--corpus", "secret", "--coder", "coder", "--out", "student.jsonl"],
     [
         "train",
         "--corpus",
@@ -490,7 +491,7 @@ def test_a_batch_of_it_is_for_its_owner_only(home, tmp_path):
 def test_no_notebook_leaves_it_where_others_read(home, walked):
     runs, results = home / "runs", home / "results"
     for notebook in [
-        *sorted((ROOT / "nbs/experiments").glob("*.ipynb")),
+        *sorted((ROOT / "nbs/experiments").glob("*.ipynb"), key=lambda p: int(p.stem[1:].split("_")[0])),
         *sorted((ROOT / "nbs/paper").glob("*.ipynb")),
     ]:
         own = dict(
@@ -499,6 +500,7 @@ def test_no_notebook_leaves_it_where_others_read(home, walked):
             e6_corpora=["corpora=vignettes prepared"],
             e7_linker=["n_draws=20"],
             e8_models=["dtype=float32"],
+            e11_students=["epochs=1", "n_faithful=2", "n_draws=20"],
             e9_explainers=["methods=random attention occlusion", "max_notes=2"],
         )
         words = [w for p in own.get(notebook.stem, []) for w in ("-p", p)]

@@ -113,7 +113,7 @@ def colours(
     name:str,         # a method, a control, an architecture or a source, as in files or as in print
 ) -> tuple[str, str]: # on light, on dark
     "The colour of a method, the same in every figure and on every page"
-    printed = {p:n for n,p in (METHODS | ARCHITECTURES).items()}
+    printed = {p:n for names in (METHODS, ARCHITECTURES) for n,p in names.items()}
     name = printed.get(name, name).partition('@')[2] or printed.get(name, name)
     kind = next((k for k in ('mention', 'llm') if re.match(rf'{k}(_|$)', name)), name)
     if kind in _HUES: return PALETTE[_HUES[kind]]
