@@ -153,9 +153,9 @@ def looked_up(
             taught,mine,some = _own(gram, own, n, rows, place, code)
             met,marked,notes,any_ = met-taught, marked-mine, (notes-1).clamp(min=0), (any_-some*there).clamp(min=0)
         if kind != 'words' and kind != 'three': tokens.append(_covering((any_/(notes+1)).view(shape), n))
-        if kind == 'word': common = (notes+1).log().view(shape)
+        if kind == 'word': common = (notes+1).double().log().float().view(shape) # the same on every machine
         some = marked > 0
-        said = torch.stack([marked/(met+1), marked/(notes[place]+1), marked.log1p()], 1)[some]
+        said = torch.stack([marked/(met+1), marked/(notes[place]+1), marked.double().log1p().float()], 1)[some]
         for later in range(n):  # a gram never runs over the end of its note
             keys.append((place[some]+later)*n_codes + code[some])
             values.append((k, said))
