@@ -150,13 +150,13 @@ def rationales_student(
     from icdrat.coder.base import load_coder
     from icdrat.data.corpus import codes_among
     from icdrat.data.exchange import check_outputs, load_corpus, read_rationales
-    from icdrat.rationale.attribution.explain import explain
+    from icdrat.rationale.attribution.explain import NEEDS, explain
     from icdrat.rationale.select import choose, rule_of, select
     check_outputs(out)
     notes,model = load_corpus(corpus),load_coder(coder)
     asked,tuning = notes.split(split),notes.split('validation')
     marks = read_rationales(teacher, notes.notes) if teacher else tuning.gold
-    method = 'evidence' if getattr(getattr(model, 'network', None), 'marks', False) else 'attention'
+    method = 'evidence' if NEEDS['evidence'][1](model) else 'attention'
     def ask(part): return explain(model, part.notes, codes_among(part, model.codes), method)
     held_out = [r for r in marks if r.note_id in tuning.codes and len(r)]
     if teacher and not held_out:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from .base import MASK, WordVocabulary, read_config, stem_of, word_vocabulary
+from .base import MASK, UNKNOWN, WordVocabulary, read_config, stem_of, word_vocabulary
 from .convolutional import fill, glorot
 from .memory import KINDS, Known, Memory
 from .network import ALL, LabelAttention, LabelNetwork, attend, network
@@ -148,8 +148,9 @@ def stems(
     "The number of the stem of each token number; of word pieces, the piece itself"
     found = torch.arange(len(reader))
     if isinstance(reader, WordVocabulary):
-        number = {w:i for i,w in enumerate(reader.words, MASK+1)}
-        for w,i in number.items(): found[i] = number.get(stem_of(w), i)
+        for i,w in enumerate(reader.words, MASK+1):
+            stem = reader.number(stem_of(w))
+            if stem != UNKNOWN: found[i] = stem
     special = getattr(getattr(reader, 'tokenizer', None), 'all_special_ids', range(MASK+1))
     found[[reader.pad, reader.mask, *special]] = -1
     return found

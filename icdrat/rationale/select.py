@@ -30,14 +30,19 @@ SIGNS = ('positive', 'size') # what a negative score means: nothing, or as much 
 class UnknownSign(BadInput): "Signed scores are read in one of the ways of `SIGNS`"
 class NegativeSum(BadInput): "Scores that sum to less than zero cannot be turned into parts of their sum"
 
+def _read_as(explanation:Explanation, sign:str|None) -> Float[np.ndarray, "words"]:
+    "Scores with what a negative one means"
+    if sign not in (None, *SIGNS): raise UnknownSign(f"sign {sign!r} is not one of {', '.join(SIGNS)}")
+    scores = np.asarray(explanation.scores, float)
+    if sign: scores = scores.clip(0) if sign == 'positive' else np.abs(scores)
+    return scores
+
 def parts_of_sum(
     explanation:Explanation,       # any scale
     sign:str|None = None,          # one of `SIGNS`; None: as they are
 ) -> Float[np.ndarray, "words"]:   # sums to 1, or all 0
     "Each score as a part of the explanation's sum (Edin et al. 2024, EMC)"
-    if sign not in (None, *SIGNS): raise UnknownSign(f"sign {sign!r} is not one of {', '.join(SIGNS)}")
-    scores = np.asarray(explanation.scores, float)
-    if sign: scores = scores.clip(0) if sign == 'positive' else np.abs(scores)
+    scores = _read_as(explanation, sign)
     total = scores.sum()
     if total < 0:
         raise NegativeSum(
@@ -60,9 +65,7 @@ def numbers(
     sign:str|None = None,          # one of `SIGNS`; None: as they are
 ) -> Float[np.ndarray, "words"]:
     "What a rule looks at: the scores as parts of their sum, or as they are"
-    if rule != 'score': return parts_of_sum(explanation, sign)
-    scores = np.asarray(explanation.scores, float)
-    return scores if not sign else scores.clip(0) if sign == 'positive' else np.abs(scores)
+    return _read_as(explanation, sign) if rule == 'score' else parts_of_sum(explanation, sign)
 
 def _ranks(parts:Float[np.ndarray, "words"]) -> Int[np.ndarray, "words"]:
     "0 for the highest score; ties in reading order"
