@@ -245,7 +245,7 @@ def test_the_page_opens_on_notes_that_all_sources_speak_of_and_a_split_chooses_a
     assert done.returncode == 0, done.stderr
     of_train = [row["note_id"] for row in rows if row["split"] == "train" and row["note_id"] in gold]
     assert sorted(listed(road / "train.html")) == sorted(of_train)
-    ends_in_one_line(icdrat(*words, "--split", "dev", "--out", "no.html", cwd=road), "'dev'", "train")
+    ends_in_one_line(icdrat(*words, "--split", "dev", "--out", "no.html", cwd=road), "--split dev", "train")
     alone = ["view", "--notes", "corpus", "--source", "coder=attention.jsonl", "--split", "train"]
     ends_in_one_line(icdrat(*alone, "--out", "no.html", cwd=road), "no source speaks of a note of its train split")
     assert not (road / "no.html").exists()
@@ -617,7 +617,7 @@ def test_half_a_gz_ends_in_one_line(files):
             ["--source a=", "two files have this name"],
         ),
         (["reproduce", "nowhere.ipynb"], ["nowhere.ipynb"]),
-        (["reproduce", FIG1, "--out", FIG1], ["is the notebook itself"]),
+        (["reproduce", FIG1, "--out", FIG1], ["is read by the same command"]),
         (["reproduce", FIG1, "-p", "results=\udcff"], ["-p results: not UTF-8"]),
         (["reproduce", FIG1, "-p", "result=x"], ["'result'", "results"]),
         (["data", "synth", "--notes", 10, "--out", "/proc/nowhere/corpus"], ["/proc"]),
@@ -763,10 +763,10 @@ def test_several_answers_give_scores(road, llm):  # noqa: F811
         (["--prompt", "quote"], "there are codes_first, codes_first_2, numbered"),
         (["--level", "word"], "mention, context, sentence"),
         (["--choose", "best", "--shots", 1], "fixed, random, code, similar"),
-        (["--names", "all"], "tabular or training"),
+        (["--names", "all"], "tabular, training"),
         (["--scores", "s.jsonl"], "--samples 5"),
-        (["--samples", 0], "at least once"),
-        (["--concurrency", 0], "at least 1"),
+        (["--samples", 0], "--samples 0: a number of answers, 1 or more"),
+        (["--concurrency", 0], "1 or more"),
         (["--budget", 3], "budget of 3 tokens"),
         (["--offline", "--store", "nowhere.answers"], "no such store"),
         (["--batch-in", "nowhere.jsonl"], "nowhere.jsonl"),
@@ -871,7 +871,7 @@ def test_mentions_take_their_sources_and_their_context_from_the_command(road):
         and all(r["spans"] for r in opened)
         and all(len(r["code"]) == 3 for r in opened)
     )
-    ends_in_one_line(icdrat(*words, "--source", "icd11", "--out", "x.jsonl", cwd=road), "there are tabular")
+    ends_in_one_line(icdrat(*words, "--source", "icd11", "--out", "x.jsonl", cwd=road), "choose one of tabular")
     ends_in_one_line(
         icdrat(
             "rationales",

@@ -19,7 +19,7 @@ MODULES = sorted(p for p in (ROOT / "icdrat").rglob("*.py") if p.name not in BY_
 
 # each layer may import from itself and from those before it; the longest name that fits a module decides
 LAYERS = [
-    ("display",),
+    ("display", "waiting"),
     ("types",),
     ("resources", "codes", "text", "bootstrap"),
     ("data",),

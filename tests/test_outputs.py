@@ -602,3 +602,61 @@ def test_a_command_looks_at_where_it_writes_before_it_looks_at_anything_else(tmp
     assert isinstance(done.exception, CannotWrite), (done.exception, done.output)
     assert str(done.exception).startswith(f"{tmp_path}/file/x: ")
     assert names(tmp_path) == ["file"]
+
+
+ALSO_READ = {"store", "notebook", "encoder", "prompt", "note"}  # read too, if it is a path
+
+
+def pairs_of_commands():
+    "Every output of every command, with every input that it has"
+    for case in paths_of_commands():
+        words, command, output = case.values
+        hints = get_type_hints(command.callback)
+        for option in command.params:
+            path = "Path" in str(hints.get(option.name))
+            pairs = option.name == "source" and words == ("view",)
+            read = path and (option.name in INPUTS or (words, option.name) in READ)
+            if read or pairs or option.name in ALSO_READ:
+                yield pytest.param(words, command, output, option.name, id=f"{case.id} {option.name}")
+
+
+def test_what_a_command_may_read_or_write_is_known():
+    pairs = [case.values for case in pairs_of_commands()]
+    assert {("view",), ("predict",), ("train",), ("reproduce",)} < {words for words, *_ in pairs}
+    assert {("encoder", "out"), ("guide", "log"), ("prompt", "record")} < {(i, o) for _, _, o, i in pairs}
+
+
+@pytest.mark.parametrize("link", [None, os.symlink, os.link], ids=["the same name", "a link", "a hard link"])
+@pytest.mark.parametrize("words, command, output, read", list(pairs_of_commands()))
+def test_no_command_writes_over_what_it_reads(tmp_path, words, command, output, read, link):
+    mine = tmp_path / "mine.txt"
+    mine.write_text("mine")
+    named = tmp_path / "other.txt" if link else mine
+    if link:
+        link(mine, named)
+    given, before = [], {p: p.lstat().st_ino for p in tmp_path.iterdir()}
+    for option in command.params:
+        if option.name not in (output, read) and not option.required:
+            continue
+        where = named if option.name == output else mine if option.name == read else f"nowhere/{option.name}"
+        pairs = option.name == "source" and words == ("view",)
+        named_by = option.opts[:1] if option.opts[0].startswith("-") else []
+        given += [*named_by, f"a={where}" if pairs else str(where)]
+    done = CliRunner().invoke(app, [*words, *given])
+    assert isinstance(done.exception, CannotWrite), (done.exception, done.output)
+    assert str(done.exception) == f"{named}: is read by the same command and would be replaced; name another place"
+    assert {p: p.lstat().st_ino for p in tmp_path.iterdir()} == before and mine.read_text() == "mine"
+
+
+def test_what_belongs_to_a_folder_that_is_read_stays(tmp_path):
+    corpus, theirs = tmp_path / "corpus", tmp_path / "theirs"
+    write(corpus, "whole_folder")
+    theirs.mkdir()
+    for file in (corpus / "found.jsonl", theirs / "a.ann"):
+        file.write_text("before")
+    check_outputs(corpus / "found.jsonl", corpus / "new.jsonl", theirs / "new.jsonl", reads=[corpus, theirs, None, "-"])
+    for file, folder in ((corpus / "notes.jsonl", corpus), (theirs / "a.ann", theirs)):
+        with pytest.raises(CannotWrite, match=f"{file}: belongs to {folder}, which is read"):
+            check_outputs(file, reads=[folder])
+    with pytest.raises(CannotWrite, match=f"{corpus}: holds {corpus}/found.jsonl, which is read"):
+        check_outputs(folders={corpus: "notes.jsonl"}, reads=[corpus / "found.jsonl"])

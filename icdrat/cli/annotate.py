@@ -40,7 +40,7 @@ def annotate_export(
     "Notes with their codes as labels, three levels each."
     from icdrat.data.annotation import write_brat, write_label_studio
     from icdrat.data.exchange import check_outputs, load_corpus, read_rationales
-    check_outputs(folders={out:'annotation.conf' if tool is Tool.brat else 'tasks.json'})
+    check_outputs(folders={out:'annotation.conf' if tool is Tool.brat else 'tasks.json'}, reads=[corpus, rationales])
     notes = load_corpus(corpus)
     start = read_rationales(rationales, notes.notes) if rationales else []
     write = write_brat if tool is Tool.brat else write_label_studio
@@ -67,11 +67,13 @@ def annotate_import(
 ):
     "What one annotator marked."
     from icdrat.data.annotation import read_brat, read_label_studio
-    from icdrat.data.exchange import check_outputs, load_corpus
-    check_outputs(out)
+    from icdrat.data.exchange import check_outputs, load_corpus, proper_name
+    check_outputs(out, reads=[corpus, file])
+    proper_name(annotator, '--annotator')
+    if predictions and tool is Tool.brat:
+        raise BadInput("--predictions: brat does not tell pre-annotations from annotations")
     notes = load_corpus(corpus)
     if tool is Tool.labelstudio: return written(read_label_studio(file, notes, annotator, predictions), out)
-    if predictions: raise BadInput("--predictions: brat does not tell pre-annotations from annotations")
     written(read_brat(file, notes, annotator), out)
 
 # %% ../../nbs/cli/60_annotate.ipynb #eab6d076
@@ -91,8 +93,8 @@ def agreement_table(
     from icdrat.bootstrap import FEWEST, TOO_FEW
     from icdrat.data.agreement import agreement
     from icdrat.data.exchange import load_corpus, read_rationales
-    notes = load_corpus(corpus)
-    marks = [replace(r, source=name) for name,file in sources(source) for r in read_rationales(file, notes.notes)]
+    pairs,notes = sources(source),load_corpus(corpus)
+    marks = [replace(r, source=name) for name,file in pairs for r in read_rationales(file, notes.notes)]
     table = agreement(notes, marks, n_draws=draws)
     shown = Table(title=f"Agreement on {table.n_notes.max()} notes", title_justify='left')
     for name in ('level', 'metric', 'value', '95 % interval'):
@@ -122,7 +124,7 @@ def annotate_disputes(
     "What two annotators agree about, and a project for the rest."
     from icdrat.data.annotation import write_adjudication
     from icdrat.data.exchange import check_outputs, load_corpus, read_rationales
-    check_outputs(settled, folders={out:'tasks.json'})
+    check_outputs(settled, folders={out:'tasks.json'}, reads=[corpus, first, second])
     notes = load_corpus(corpus)
     both = [read_rationales(file, notes.notes) for file in (first, second)]
     written(write_adjudication(out, notes, *both), settled)
@@ -143,6 +145,6 @@ def annotate_settle(
     "Gold: what was settled, and what the adjudicator decided."
     from icdrat.data.annotation import read_adjudication
     from icdrat.data.exchange import check_outputs, load_corpus, read_rationales
-    check_outputs(out)
+    check_outputs(out, reads=[corpus, settled, file])
     notes = load_corpus(corpus)
     written(read_rationales(settled, notes.notes) + read_adjudication(file, notes), out)

@@ -4,14 +4,17 @@
 
 # %% auto #0
 __all__ = ['ROAD', 'app', 'Folder', 'Notes', 'CoderAt', 'Out', 'Lines', 'Seed', 'Draws', 'Skip', 'InOrder', 'example', 'Commands',
-           'group', 'one_line', 'run_command', 'GoldLevel', 'value', 'BadParameter', 'BadSource', 'settings', 'sources',
-           'read', 'came', 'written', 'show_table']
+           'group', 'one_line', 'run_command', 'BadOption', 'within', 'held', 'among', 'GoldLevel', 'value',
+           'BadParameter', 'BadSource', 'settings', 'sources', 'read', 'came', 'written', 'show_table']
 
 # %% ../../nbs/cli/10_app.ipynb #40907563
 import json
+import math
 import re
 import shlex
+from collections.abc import Callable
 from enum import Enum
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args, get_origin, get_type_hints
 
@@ -21,7 +24,9 @@ from rich.table import Table
 from typer.core import TyperGroup
 from typer.models import OptionInfo
 
+from ..bootstrap import MOST_DRAWS
 from ..types import BadInput
+from ..waiting import doing
 
 if TYPE_CHECKING: # loaded by the commands that need them
     from icdrat.data.corpus import Corpus
@@ -99,14 +104,50 @@ def run_command(
     if done.exception and not isinstance(done.exception, SystemExit): raise done.exception
     return (done.output if done.exit_code else done.stdout).rstrip()
 
+# %% ../../nbs/cli/10_app.ipynb #51f36ff9
+class BadOption(BadInput): "An option has a value that it cannot have"
+
+def within(
+    low:float,            # the least
+    high:float,           # the most; infinite: any finite number from `low`
+    what:str = 'a number', # what it counts, for the message
+) -> Callable:            # the `callback` of an option
+    "Refuse a number outside its range"
+    room = f"in [{low}, {high}]" if high < math.inf else f"{low} or more"
+    def check(option:typer.CallbackParam, value):
+        if value is None or low <= value <= high and math.isfinite(value): return value
+        raise BadOption(f"{option.opts[-1]} {value:g}: {what}, {room}")
+    return check
+
+def held(
+    module:str, # in full
+    name:str,   # of a collection in it
+) -> Callable:  # gives its values
+    "What a module holds, which is not loaded before it is asked for"
+    return lambda: list(getattr(import_module(module), name))
+
+def among(
+    *known:object,   # values, and functions that look up more of them
+) -> Callable:       # the `callback` of an option
+    "Refuse what is none of the choices; an option may be given several times"
+    def check(option:typer.CallbackParam, value):
+        there = [v for k in known for v in (k() if callable(k) else [k])]
+        for one in value if isinstance(value, list) else [value]:
+            if one is None or one in there: continue
+            raise BadOption(f"{option.opts[-1]} {one}: choose one of {', '.join(map(str, there))}")
+        return value
+    return check
+
 # %% ../../nbs/cli/10_app.ipynb #6e0b3c74
 Folder  = Annotated[Path, typer.Option(help="A folder with notes.jsonl and gold.jsonl.")]
 Notes   = Annotated[Path, typer.Option(help="Notes: JSON lines, or the folder of a corpus.")]
 CoderAt = Annotated[Path, typer.Option(help="A folder that `icdrat train` wrote.")]
 Out     = Annotated[Path, typer.Option(help="Where to write it; replaced when it is there.")]
 Lines   = Annotated[Path, typer.Option(help="Where to write the rationales (JSON lines).")]
-Seed    = Annotated[int, typer.Option(help="The same seed gives the same result.")]
-Draws   = Annotated[int, typer.Option(help="Bootstrap resamples of the notes.")]
+Seed    = Annotated[int, typer.Option(
+    help="The same seed gives the same result.", callback=within(0, 2**32-1, "a seed"))]
+Draws   = Annotated[int, typer.Option(
+    help="Bootstrap resamples of the notes.", callback=within(1, MOST_DRAWS, "a number of resamples"))]
 Skip    = Annotated[bool, typer.Option(
     '--skip-bad', help="Leave wrong lines out and count them, instead of stopping at the first.")]
 
@@ -154,7 +195,8 @@ def read(
 ) -> 'Corpus':    # without rationales where it was a file
     "The notes of a command that needs no more than notes"
     from icdrat.data.exchange import load_corpus, read_notes
-    return load_corpus(notes) if notes.is_dir() else read_notes(notes)
+    if notes.is_dir(): return load_corpus(notes)
+    with doing(f"reading {notes}"): return read_notes(notes)
 
 def came(
     file:Path,            # made elsewhere
@@ -166,7 +208,7 @@ def came(
 ) -> 'Foreign':           # rationales, explanations, and the lines that were left out
     "What a file made elsewhere holds; lines that are left out are said"
     from icdrat.data.foreign import foreign_rationales
-    found = foreign_rationales(file, corpus, form, source, skip_bad, predictions)
+    with doing(f"reading {file}"): found = foreign_rationales(file, corpus, form, source, skip_bad, predictions)
     if found.skipped:
         why = ', '.join(f'{n} {reason}' for reason,n in found.reasons.items())
         print(f"{file}: {len(found.skipped)} lines left out ({why}), the first: {found.skipped[0].message}")

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['data', 'Level', 'Published', 'Language', 'Codes', 'ReportOn', 'ByArticle', 'DropNegated', 'MimicAt', 'MimicNotes',
-           'Systems', 'AllNotes', 'MdaceAt', 'Licence', 'Provenance', 'data_synth', 'data_vignettes', 'data_codiesp',
-           'data_mimic', 'data_mdace', 'data_card']
+           'Systems', 'MinNotes', 'AllNotes', 'Setting', 'System', 'MdaceAt', 'Licence', 'Provenance', 'data_synth',
+           'data_vignettes', 'data_codiesp', 'data_mimic', 'data_mdace', 'data_card']
 
 # %% ../../nbs/cli/20_data.ipynb #884859df
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from .app import Out, Seed, example, group
+from .app import Out, Seed, among, example, group, held, within
 
 if TYPE_CHECKING: # loaded by the commands that need it
     from icdrat.data.corpus import Corpus
@@ -22,12 +23,13 @@ if TYPE_CHECKING: # loaded by the commands that need it
 data = group('data', "Make a corpus: a folder with notes.jsonl and gold.jsonl.",
              "icdrat data synth --notes 300 --out corpus")
 
-Level = Annotated[int, typer.Option(help="Characters of a code that are kept: 3, or 0 for the full code.")]
+Level = Annotated[int, typer.Option(
+    help="Characters of a code that are kept: 3, or 0 for the full code.", callback=among(0, 3))]
 
-def _corpus_at(out:Path) -> None:
-    "Refuse a folder that cannot be written, before a corpus is made"
+def _corpus_at(out:Path, *reads:Path|None) -> None:
+    "Refuse a folder that cannot be written, or holds what is read, before a corpus is made"
     from icdrat.data.exchange import NOTES, check_outputs
-    check_outputs(folders={out:NOTES})
+    check_outputs(folders={out:NOTES}, reads=reads)
 
 def _keep(corpus:'Corpus', out:Path, level:int) -> None:
     "Save a corpus and say what it is"
@@ -42,7 +44,7 @@ def _keep(corpus:'Corpus', out:Path, level:int) -> None:
 @data.command('synth', epilog=example("icdrat data synth --notes 300 --out corpus"))
 def data_synth(
     out:Out,
-    notes:Annotated[int, typer.Option(help="How many.")] = 1000,
+    notes:Annotated[int, typer.Option(help="How many.", callback=within(1, math.inf, "a number of notes"))] = 1000,
     level:Level = 3,
     seed:Seed = 0,
 ):
@@ -61,9 +63,12 @@ def data_vignettes(out:Out, level:Level = 0):
 
 # %% ../../nbs/cli/20_data.ipynb #7ce9926b
 Published = Annotated[Optional[Path], typer.Option(help="The unpacked archive; by default $ICDRAT_DATA/codiesp.")]
-Language = Annotated[str, typer.Option(help="es: the original with human evidence; en: the machine translation.")]
-Codes = Annotated[str, typer.Option(help="diagnoses, procedures or all.")]
-ReportOn = Annotated[str, typer.Option(help="The official split that becomes test: dev or test.")]
+Language = Annotated[str, typer.Option(
+    help="es: the original with human evidence; en: the machine translation.", callback=among('es', 'en'))]
+Codes = Annotated[str, typer.Option(
+    help="diagnoses, procedures or all.", callback=among('diagnoses', 'procedures', 'all'))]
+ReportOn = Annotated[str, typer.Option(
+    help="The official split that becomes test: dev or test.", callback=among('dev', 'test'))]
 ByArticle = Annotated[bool, typer.Option(
     '--by-article', help="Leave out notes whose article is also in a later split.")]
 DropNegated = Annotated[bool, typer.Option('--drop-negated', help="Leave out evidence that its sentence denies.")]
@@ -81,7 +86,7 @@ def data_codiesp(
 ):
     "CodiEsp v4: Spanish clinical cases with human evidence."
     from icdrat.data.codiesp import codiesp, without_negated
-    _corpus_at(out)
+    _corpus_at(out, folder)
     corpus = codiesp(folder, language, codes, report_on, by_article=by_article)
     if drop_negated: corpus = without_negated(corpus)
     _keep(corpus, out, level if codes == 'diagnoses' else 0)
@@ -91,7 +96,10 @@ MimicAt = Annotated[Path, typer.Option(help="Your MIMIC-IV 2.2 or 3.1, with hosp
 MimicNotes = Annotated[Optional[Path], typer.Option(
     help="Your MIMIC-IV-Note, with note/ in it; by default the same folder.")]
 Systems = Annotated[Optional[list[str]], typer.Option(
-    help="icd10cm, icd10pcs, icd9cm or icd9pcs; give it several times. By default icd10cm.")]
+    help="icd10cm, icd10pcs, icd9cm or icd9pcs; give it several times. By default icd10cm.",
+    callback=among(held('icdrat.data.mimic', 'SOURCES')))]
+MinNotes = Annotated[int, typer.Option(
+    help="A code needs this many notes.", callback=within(1, math.inf, "a number of notes"))]
 AllNotes = Annotated[bool, typer.Option(
     '--all-notes', help="Addenda and earlier summaries of an admission too.")]
 
@@ -102,18 +110,20 @@ def data_mimic(
     folder:MimicAt,
     notes:MimicNotes = None,
     system:Systems = None,
-    min_notes:Annotated[int, typer.Option(help="A code needs this many notes.")] = 10,
+    min_notes:MinNotes = 10,
     all_notes:AllNotes = False,
     seed:Seed = 0,
 ):
     "MIMIC-IV discharge summaries and their codes (restricted)."
     from icdrat.data.mimic import mimiciv
-    _corpus_at(out)
+    _corpus_at(out, folder, notes)
     counts = mimiciv(folder, out, notes, tuple(system or ['icd10cm']), min_notes, all_notes, seed=seed)
     print(counts.to_string(index=False))
     print(f"{out}: restricted; for you only")
 
 # %% ../../nbs/cli/20_data.ipynb #ec141ddc
+Setting = Annotated[str, typer.Option(help="Inpatient or Profee.", callback=among('Inpatient', 'Profee'))]
+System = Annotated[str, typer.Option(help="ICD-10 or ICD-9.", callback=among('ICD-10', 'ICD-9'))]
 MdaceAt = Annotated[Optional[Path], typer.Option(help="The MDACE repository; by default $ICDRAT_DATA/mdace.")]
 
 @data.command('mdace', epilog=example("icdrat data mdace --notes ~/mimiciii/NOTEEVENTS.csv.gz --out mdace"))
@@ -121,13 +131,13 @@ def data_mdace(
     out:Out,
     notes:Annotated[Path, typer.Option(help="NOTEEVENTS.csv or .csv.gz of your MIMIC-III 1.4.")],
     folder:MdaceAt = None,
-    setting:Annotated[str, typer.Option(help="Inpatient or Profee.")] = 'Inpatient',
-    system:Annotated[str, typer.Option(help="ICD-10 or ICD-9.")] = 'ICD-10',
+    setting:Setting = 'Inpatient',
+    system:System = 'ICD-10',
     level:Level = 0,
 ):
     "MDACE: human evidence on MIMIC-III notes (restricted)."
     from icdrat.data.mdace import mdace
-    _corpus_at(out)
+    _corpus_at(out, notes, folder)
     _keep(mdace(notes, folder, setting, system), out, level)
 
 # %% ../../nbs/cli/20_data.ipynb #c89c4d95
@@ -146,7 +156,7 @@ def data_card(
     "A data card: what is in a corpus, without a word of a note."
     from icdrat.data.card import markdown
     from icdrat.data.exchange import check_outputs, load_corpus, whole_file
-    check_outputs(out)
+    check_outputs(out, reads=[corpus])
     words = markdown(load_corpus(corpus), licence, provenance)
     with whole_file(out) as part: part.write_text(words, encoding='utf-8')
     print(f"{out}: written")

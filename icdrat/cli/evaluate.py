@@ -9,6 +9,7 @@ __all__ = ['evaluate', 'Pred', 'Form', 'Proposed', 'Json', 'All', 'Gold', 'GoldF
 
 # %% ../../nbs/cli/50_evaluate.ipynb #076723ef
 import json
+import math
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -17,7 +18,8 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
-from .app import CoderAt, Draws, GoldLevel, Notes, Skip, came, example, group, read, show_table
+from .app import (
+    CoderAt, Draws, GoldLevel, Notes, Skip, among, came, example, group, held, read, show_table, within)
 from ..types import BadInput
 
 if TYPE_CHECKING: # loaded by the commands that need them
@@ -31,8 +33,9 @@ evaluate = group('evaluate', "Score rationales: do experts agree, does the coder
     "--split test --out scores.json")
 
 Pred = Annotated[Path, typer.Option(help="What is scored: rationales or scores, in any form that --form lists.")]
+_FORM = among('auto', held('icdrat.data.foreign', 'FORMS'))
 Form = Annotated[str, typer.Option(
-    help="Its form: exchange, eraser, codiesp, mdace, labelstudio, brat; auto: told by the content.")]
+    help="Its form: exchange, eraser, codiesp, mdace, labelstudio, brat; auto: told by the content.", callback=_FORM)]
 Proposed = Annotated[bool, typer.Option('--predictions',
     help="Score the pre-annotations of a Label Studio export, instead of what people submitted.")]
 Json = Annotated[Path, typer.Option(help="Where to write the scores (JSON), all of them.")]
@@ -82,11 +85,14 @@ def _show_scores(rows:list[dict], title:str) -> None:
 
 # %% ../../nbs/cli/50_evaluate.ipynb #8b39c3db
 Gold = Annotated[Path, typer.Option(help="Expert rationales, in any form that --form lists.")]
-GoldForm = Annotated[str, typer.Option(help="The form of the expert rationales.")]
+GoldForm = Annotated[str, typer.Option(help="The form of the expert rationales.", callback=_FORM)]
 Definition = Annotated[Optional[list[str]], typer.Option(
-    help="Only this definition, e.g. eraser/iou; give it several times. By default all that the input allows.")]
-Pairs = Annotated[str, typer.Option(help="Pairs to score: gold, or union with those that are only predicted.")]
-OnlySplit = Annotated[Optional[str], typer.Option(help="Score the notes of this split only.")]
+    help="Only this definition, e.g. eraser/iou; give it several times. By default all that the input allows.",
+    callback=among(*(held('icdrat.evaluation.plausibility.definitions', n) for n in ('HARD', 'RANKED', 'CHOSEN'))))]
+Pairs = Annotated[str, typer.Option(
+    help="Pairs to score: gold, or union with those that are only predicted.", callback=among('gold', 'union'))]
+OnlySplit = Annotated[Optional[str], typer.Option(
+    help="Score the notes of this split only.", callback=among('train', 'validation', 'test'))]
 AtLevel = Annotated[GoldLevel, typer.Option(
     '--gold-level', help="Compare with what experts marked at this level; any: with all of it together.")]
 
@@ -151,7 +157,7 @@ def evaluate_plausibility(
     "Agreement with expert rationales, by all definitions."
     from icdrat.data.exchange import check_outputs
     from icdrat.evaluation.plausibility.definitions import CHOSEN, all_plausibility, summarise_plausibility
-    check_outputs(out)
+    check_outputs(out, reads=[notes, gold, pred])
     corpus = read(notes)
     scored = corpus.split(split) if split else corpus
     marked = came(gold, corpus, gold_form, skip_bad)
@@ -177,11 +183,16 @@ def evaluate_plausibility(
 
 # %% ../../nbs/cli/50_evaluate.ipynb #392aa20c
 Families = Annotated[Optional[list[str]], typer.Option('--definition',
-    help="eraser, emc, ferret, naopc or all; give it several times. By default eraser, and for scores emc too; "
-         "ferret and naopc ask far more questions.")]
-Operator = Annotated[str, typer.Option(help="How words are erased: mask, delete or both.")]
-CodesOver = Annotated[str, typer.Option(help="Pairs whose code is predicted, gold, or both: one or the other.")]
-Random = Annotated[int, typer.Option(help="Random rationales drawn for each one.")]
+    help="eraser, emc, ferret, naopc, yeh (infidelity), ancona (sensitivity-n) or all; give it several times. "
+         "By default eraser, and for scores emc too; the others ask far more questions.",
+    callback=among(held('icdrat.evaluation.faithfulness.engine', 'DEFINITIONS'), 'all'))]
+Operator = Annotated[str, typer.Option(
+    help="How words are erased: mask, delete or both.", callback=among('mask', 'delete', 'both'))]
+CodesOver = Annotated[str, typer.Option(
+    help="Pairs whose code is predicted, gold, or both: one or the other.",
+    callback=among('predicted', 'gold', 'both'))]
+Random = Annotated[int, typer.Option(
+    help="Random rationales drawn for each one.", callback=within(0, math.inf, "a number of rationales"))]
 Parts = Annotated[Optional[Path], typer.Option(help="A folder from which a run that was killed goes on.")]
 
 def _asked(definition:list[str]|None, operator:str) -> tuple:
@@ -212,7 +223,7 @@ def evaluate_faithfulness(
     from icdrat.evaluation.aggregate import summarise_means
     from icdrat.evaluation.faithfulness.inquiry import known
     from icdrat.evaluation.faithfulness.stream import all_faithfulness
-    check_outputs(out, filled={parts:'faithfulness.json'})
+    check_outputs(out, filled={parts:'faithfulness.json'}, reads=[coder, notes, pred])
     corpus,model = read(notes),load_coder(coder)
     made = came(pred, corpus, form, skip_bad, predictions=predictions)
     (hard,unknown),(soft,unknown_soft) = known(made.rationales, model),known(made.explanations, model)
@@ -230,7 +241,8 @@ def evaluate_faithfulness(
             n_pred_unknown_to_coder=sum((unknown+unknown_soft).values()), n_random=random)
 
 # %% ../../nbs/cli/50_evaluate.ipynb #e05481a0
-Family = Annotated[Optional[str], typer.Option(help="plausibility, faithfulness or coding; by default all.")]
+Family = Annotated[Optional[str], typer.Option(
+    help="plausibility, faithfulness, method or coding; by default all.")]
 
 @evaluate.command('list', epilog=example("icdrat evaluate list --family faithfulness"))
 def evaluate_list(family:Family = None):

@@ -22,7 +22,8 @@ GROUPS = data, train, predict, rationales, evaluate, view, annotate, reproduce
 # %% ../../nbs/cli/90_main.ipynb #12f46f87
 def _one_line_each(message, category, *where, **more) -> None:
     "A warning of ours as one line; any other as Python shows it"
-    if category.__module__.startswith('icdrat.'): print(one_line(message), file=sys.stderr)
+    from tqdm import tqdm
+    if category.__module__.startswith('icdrat.'): tqdm.write(one_line(message), file=sys.stderr) # above a bar
     else: sys.stderr.write(warnings.formatwarning(message, category, *where[:2]))
 
 def _end(number:int, frame) -> None:
@@ -35,6 +36,7 @@ def _end_in_order() -> None:
     for number in (signal.SIGTERM, getattr(signal, 'SIGHUP', signal.SIGTERM)):
         if signal.getsignal(number) is signal.SIG_DFL: signal.signal(number, _end)
 
+# %% ../../nbs/cli/90_main.ipynb #a4c3c184
 def _working(words:list[str]) -> Timer:
     "On a terminal, say what runs when nothing has been said for a moment; later there are bars"
     named = ' '.join(['icdrat', *takewhile(lambda word: not word.startswith('-'), words[:2])])

@@ -8,6 +8,7 @@ __all__ = ['MOST', 'HALF', 'NoteAt', 'Cut', 'Threshold', 'Top', 'AlsoTo', 'Page'
 
 # %% ../../nbs/cli/45_predict.ipynb #45ad0003
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -19,7 +20,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from .app import CoderAt, Seed, app, example, settings
+from .app import CoderAt, Seed, app, example, settings, within
 from .rationales import Method, MethodOptions
 from ..types import BadInput
 
@@ -71,13 +72,12 @@ def holding_half(
     n_words = int(np.searchsorted(parts.cumsum(), .5)) + 1
     return Selection(explanation.method, 'top_k', min(n_words, MOST), sign)
 
-def _rule(folder:Path, method:str, cut:float|None, sign:str|None) -> 'Selection|None':
-    "The rule that was given, is kept with the coder, or goes without saying; None: there is none"
+def _kept(folder:Path, method:str) -> 'Selection|None':
+    "The rule that is kept with the coder, or goes without saying; None: there is none"
     from icdrat.rationale.select import Selection, read_selections, rule_of
     by,kept = rule_of(method),folder/'selections.json'
-    if cut is not None: return Selection(method, by, cut, sign)
     found = read_selections(kept).get(method) if kept.is_file() else None
-    return found or (Selection(method, by, .5) if by == 'score' else None) # more likely than not
+    return found or (Selection(method, by, .5) if by.startswith('score') else None) # more likely than not
 
 # %% ../../nbs/cli/45_predict.ipynb #45ad0021
 def quoted(
@@ -133,8 +133,11 @@ Cut = Annotated[Optional[float], typer.Option(
     help="Words above this part of the sum of the scores are evidence; by default the selection in the coder's "
          f"folder (selections.json), or else {HALF}.")]
 Threshold = Annotated[Optional[float], typer.Option(
-    help="A code is predicted above this probability; by default the coder's own threshold.")]
-Top = Annotated[int, typer.Option(help="Where no code is predicted, show this many of the most probable.")]
+    help="A code is predicted above this probability; by default the coder's own threshold.",
+    callback=within(0, 1, "a probability"))]
+Top = Annotated[int, typer.Option(
+    help="Where no code is predicted, show this many of the most probable.",
+    callback=within(0, math.inf, "a number of codes"))]
 AlsoTo = Annotated[Optional[Path], typer.Option('--out',
     help="Write the rationales too, with probabilities and without text (JSON lines).")]
 Page = Annotated[Optional[Path], typer.Option(help="Write the note with its evidence marked too (HTML).")]
@@ -171,12 +174,15 @@ def predict_note(
     "The codes of one note, with probabilities and evidence."
     from icdrat.coder.base import load_coder
     from icdrat.data.exchange import check_outputs
-    from icdrat.rationale.attribution.explain import chosen
-    if threshold is not None and not 0 <= threshold <= 1: raise BadInput(f"--threshold {threshold}: it lies in [0, 1]")
-    if top < 0: raise BadInput(f"--top {top}: a number of codes, 0 or more")
-    check_outputs(out, page)
-    said,model,given = one_note(note),load_coder(coder),settings(options, '--set')
-    rule = _rule(coder, method, cut, 'positive' if chosen(model, method, given).signed else None)
+    from icdrat.rationale.attribution.explain import chosen, offered
+    from icdrat.rationale.select import Selection, rule_of
+    check_outputs(out, page, reads=[note, coder])
+    given = settings(options, '--set')
+    sign = 'positive' if offered(method, given).signed else None
+    rule = None if cut is None else Selection(method, rule_of(method), cut, sign)
+    said,model = one_note(note),load_coder(coder)
+    chosen(model, method, given)
+    rule = rule or _kept(coder, method)
     p,limit = model([said.text])[0],model.threshold if threshold is None else threshold
     shown,predicted = columns_shown(p, limit, top)
     found,soft = _answer(model, said, shown, method, rule, given | dict(seed=seed))

@@ -10,6 +10,7 @@ __all__ = ['rationales', 'Split', 'NamesFrom', 'LinkBy', 'Open', 'Drop', 'Places
            'rationales_mention', 'rationales_attribution', 'rationales_student', 'rationales_prompt']
 
 # %% ../../nbs/cli/40_rationales.ipynb #88afbd6e
+import math
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from .app import CoderAt, Folder, Lines, Seed, example, group, settings, written
+from .app import (
+    CoderAt, Folder, Lines, Seed, among, example, group, held, settings, within, written)
 from ..types import BadInput
 
 if TYPE_CHECKING: # loaded by the commands that need them
@@ -30,7 +32,8 @@ if TYPE_CHECKING: # loaded by the commands that need them
 rationales = group('rationales', "Find the evidence for the codes of each note.",
                    "icdrat rationales mention --corpus corpus --out mentions.jsonl")
 
-Split = Annotated[str, typer.Option(help="The notes to explain: train, validation or test.")]
+Split = Annotated[str, typer.Option(
+    help="The notes to explain: train, validation or test.", callback=among('train', 'validation', 'test'))]
 
 # %% ../../nbs/cli/40_rationales.ipynb #40dc0452
 class Context(str, Enum):
@@ -43,7 +46,8 @@ class Link(str, Enum):
 
 NamesFrom = Annotated[Optional[list[str]], typer.Option(
     help="Where names come from: tabular, index, doid, umls, snomed, abbreviations or training; "
-         "give it several times. By default tabular.")]
+         "give it several times. By default tabular.",
+    callback=among(held('icdrat.rationale.mention.lexicon', 'SOURCES')))]
 LinkBy = Annotated[Link, typer.Option(
     help="A name counts for its own code, for its category, or for the nearest code above it that is asked "
          "(with --open, for its own).")]
@@ -70,7 +74,7 @@ def rationales_mention(
     from icdrat.rationale.mention.context import in_context, without
     from icdrat.rationale.mention.lexicon import lexicons
     from icdrat.rationale.mention.linker import Linker, as_rationales, find, write_mentions
-    check_outputs(out, places)
+    check_outputs(out, places, reads=[corpus])
     notes = load_corpus(corpus)
     asked = notes.split(split)
     codes_of = None if open_ else asked.codes
@@ -116,18 +120,19 @@ def rationales_attribution(
     from icdrat.coder.base import load_coder
     from icdrat.data.corpus import codes_among
     from icdrat.data.exchange import check_outputs, load_corpus, write_explanations
-    from icdrat.rationale.attribution.explain import chosen, explain
+    from icdrat.rationale.attribution.explain import chosen, explain, offered
     from icdrat.rationale.select import Selection, choose, rule_of, select
-    check_outputs(out, scores)
-    notes,model,given = load_corpus(corpus),load_coder(coder),settings(options, '--set')
-    sign = 'positive' if chosen(model, method, given).signed else None
-    by = rule_of(method)
+    check_outputs(out, scores, reads=[corpus, coder])
+    given,by = settings(options, '--set'),rule_of(method)
+    sign = 'positive' if offered(method, given).signed else None
+    if cut is not None: rule = Selection(method, by, cut, sign)
+    notes,model = load_corpus(corpus),load_coder(coder)
+    chosen(model, method, given)
     def ask(part): return explain(model, part.notes, codes_among(part, model.codes), method, seed=seed, **given)
     asked,tuning = notes.split(split),None
     if cut is None or (scores and 'validation' in notes.splits): tuning = notes.split('validation')
     tuned,found = ask(tuning) if tuning else [],ask(asked)
     if cut is None: rule = choose(tuned, tuning.gold, tuning.notes, by, sign)
-    else: rule = Selection(method, by, cut, sign)
     if scores: write_explanations(scores, found if split == 'validation' else tuned + found)
     written([select(e, asked.note(e.note_id), rule) for e in found], out)
     left_out = sum(map(len, asked.codes.values())) - len(found)
@@ -152,7 +157,7 @@ def rationales_student(
     from icdrat.data.exchange import check_outputs, load_corpus, read_rationales
     from icdrat.rationale.attribution.explain import NEEDS, explain
     from icdrat.rationale.select import choose, rule_of, select
-    check_outputs(out)
+    check_outputs(out, reads=[corpus, coder, teacher])
     notes,model = load_corpus(corpus),load_coder(coder)
     asked,tuning = notes.split(split),notes.split('validation')
     marks = read_rationales(teacher, notes.notes) if teacher else tuning.gold
@@ -172,17 +177,22 @@ PromptFile = Annotated[str, typer.Option(
          "or a file of your own that ends in .txt.")]
 GuidelineOf = Annotated[Optional[str], typer.Option('--guideline',
     help="What counts as evidence, by a guideline of the prompt: usual or codiesp; by default that of the corpus.")]
-Quoting = Annotated[str, typer.Option(help="How much to quote: mention, context or sentence.")]
+Quoting = Annotated[str, typer.Option(
+    help="How much to quote: mention, context or sentence.", callback=among('mention', 'context', 'sentence'))]
 OneCode = Annotated[bool, typer.Option('--one-code', help="One code a question.")]
 Copied = Annotated[int, typer.Option(
     help="Words in the longest quote, which must then be a phrase of what is shown, "
-         "where the server holds the model to a schema; 0: any quote.")]
+         "where the server holds the model to a schema; 0: any quote.",
+    callback=within(0, math.inf, "a number of words"))]
 Here = Annotated[bool, typer.Option(
     '--here', help="Evidence is only where the model read it, not wherever the note says the same.")]
 
 # %% ../../nbs/cli/40_rationales.ipynb #d4766460
-Shots = Annotated[int, typer.Option(help="Worked examples before each question, from training notes.")]
-Choose = Annotated[str, typer.Option(help="Which ones: fixed, random, code or similar.")]
+Shots = Annotated[int, typer.Option(
+    help="Worked examples before each question, from training notes.",
+    callback=within(0, math.inf, "a number of examples"))]
+Choose = Annotated[str, typer.Option(
+    help="Which ones: fixed, random, code or similar.", callback=among('fixed', 'random', 'code', 'similar'))]
 Empty = Annotated[bool, typer.Option(
     '--empty', help="Beside each, an example without evidence; with --one-code and --window.")]
 Examples = Annotated[Optional[Path], typer.Option(
@@ -190,18 +200,26 @@ Examples = Annotated[Optional[Path], typer.Option(
 
 # %% ../../nbs/cli/40_rationales.ipynb #2a64acd0
 Window = Annotated[int, typer.Option(
-    help="Show this many sentences around places that share words with the code's names; 0: the whole note.")]
+    help="Show this many sentences around places that share words with the code's names; 0: the whole note.",
+    callback=within(0, math.inf, "a number of sentences"))]
 Names = Annotated[str, typer.Option(
-    help="These names: tabular, or training, which adds what was marked in training notes.")]
+    help="These names: tabular, or training, which adds what was marked in training notes.",
+    callback=among('tabular', 'training'))]
 SkipCode = Annotated[bool, typer.Option(
     '--skip', help="Do not ask about a code without such a place, instead of showing the whole note.")]
 
 # %% ../../nbs/cli/40_rationales.ipynb #0bcb1502
-Samples = Annotated[int, typer.Option(help="Answers to each question; what more than half of them mark is evidence.")]
-Temperature = Annotated[Optional[float], typer.Option(help="By default 0, and 0.7 for several answers.")]
-Concurrency = Annotated[int, typer.Option(help="Questions at a time.")]
-Budget = Annotated[Optional[int], typer.Option(help="Stop before more tokens than this are spent.")]
-Timeout = Annotated[Optional[float], typer.Option(help="Seconds to wait for one answer; by default 120.")]
+Samples = Annotated[int, typer.Option(
+    help="Answers to each question; what more than half of them mark is evidence.",
+    callback=within(1, math.inf, "a number of answers"))]
+Temperature = Annotated[Optional[float], typer.Option(
+    help="By default 0, and 0.7 for several answers.", callback=within(0, math.inf, "mostly up to 2"))]
+Concurrency = Annotated[int, typer.Option(
+    help="Questions at a time.", callback=within(1, math.inf, "a number of questions"))]
+Budget = Annotated[Optional[int], typer.Option(
+    help="Stop before more tokens than this are spent.", callback=within(0, math.inf, "a number of tokens"))]
+Timeout = Annotated[Optional[float], typer.Option(
+    help="Seconds to wait for one answer; by default 120.", callback=within(.001, math.inf, "a number of seconds"))]
 
 # %% ../../nbs/cli/40_rationales.ipynb #af6d4b78
 StoreAt = Annotated[Optional[Path], typer.Option(
@@ -242,7 +260,6 @@ def _manner(notes:'Corpus', asked:_Question) -> 'Manner':
     "How notes are asked about; reads training notes where examples or names come from them"
     from icdrat.data.exchange import load_corpus
     from icdrat.rationale.llm.prompt import Manner, described, examples, load_prompt, marked_names
-    if asked.names not in ('tabular', 'training'): raise BadInput(f"--names {asked.names}: choose tabular or training")
     learned = asked.names == 'training'
     train = None
     if asked.shots or learned: train = (load_corpus(asked.examples) if asked.examples else notes).split('train')
@@ -272,11 +289,12 @@ class _Files:
 
 _NOT_PUBLISHED = "the notes are restricted and answers quote them; publish offsets instead, with --record"
 
-def _check_files(files:_Files, store:Path|None, batch_out:Path|None) -> None:
+def _check_files(files:_Files, store:Path|None, batch_out:Path|None, reads:list) -> None:
     "Refuse outputs that cannot be written, before anybody is asked"
     from icdrat.data.exchange import check_outputs
     from icdrat.data.outputs import written_through
-    check_outputs(*[batch_out] if batch_out else [files.out, files.scores, files.record, files.answers])
+    asked = [batch_out] if batch_out else [files.out, files.scores, files.record, files.answers]
+    check_outputs(*asked, reads=[store, *reads])
     if not store and written_through(files.out):
         raise BadInput(f"--out {files.out}: no folder can stand beside it; name one for the answers with --store")
 
@@ -307,14 +325,19 @@ def _handed_out(files:list[Path], n_questions:int) -> None:
     names = ', '.join(map(str, files)) or 'no file'
     print(f"{names}: {n_questions} questions without an answer; hand in what comes back with --batch-in")
 
+def _check_asked(asked:_Question, desk:_Desk, files:_Files, samples:int) -> None:
+    "Refuse options that do not go together, before a note is read"
+    from icdrat.rationale.llm.prompt import guideline, load_prompt
+    guideline(load_prompt(asked.prompt), '', asked.guideline)
+    if files.scores and samples < 2:
+        raise BadInput("--scores is the agreement of several answers; ask for them with --samples 5")
+    if desk.offline and not desk.store.exists():
+        raise BadInput(f"{desk.store}: no such store; --offline takes its answers from one, name it with --store")
+
 def _prompted(notes:'Corpus', manner:'Manner', desk:_Desk, files:_Files, draws:dict, pace:dict) -> None:
     "Ask, or write a batch, or read one; then write what was found"
     from icdrat.rationale.llm.server import batch, facts, quoted, server
     from icdrat.rationale.llm.store import Store
-    if files.scores and draws['samples'] < 2:
-        raise BadInput("--scores is the agreement of several answers; ask for them with --samples 5")
-    if desk.offline and not desk.store.exists():
-        raise BadInput(f"{desk.store}: no such store; --offline takes its answers from one, name it with --store")
     offline = desk.offline or bool(desk.batch_in)
     there = server('http://127.0.0.1/v1' if offline else None, **desk.server)
     with Store(desk.store) as kept:
@@ -341,16 +364,19 @@ def rationales_prompt(
     seed:Seed = 0,
 ):
     "Quotes from a language model on any OpenAI-compatible server."
-    from icdrat.data.exchange import load_corpus
+    from icdrat.data.exchange import load_corpus, proper_name
     files = _Files(out, scores, record, answers)
-    _check_files(files, store, batch_out)
-    notes = load_corpus(corpus)
-    if answers and notes.restricted: raise BadInput(f"--answers {answers}: {_NOT_PUBLISHED}")
+    own_prompt = prompt if prompt.endswith('.txt') else None
+    _check_files(files, store, batch_out, [corpus, examples, own_prompt, *(batch_in or [])])
+    proper_name(source, '--source')
     question = _Question(
         prompt, guideline, level, shots, choose, empty, examples, window, names, skip, one_code, copied, seed)
-    manner = _manner(notes, question)
     options = dict(seed=seed) | (dict(timeout=timeout) if timeout is not None else {})
     desk = _Desk(store or out.with_name(f'{out.stem}.answers'), offline, batch_out, batch_in or [], options)
+    _check_asked(question, desk, files, samples)
+    notes = load_corpus(corpus)
+    if answers and notes.restricted: raise BadInput(f"--answers {answers}: {_NOT_PUBLISHED}")
+    manner = _manner(notes, question)
     draws = dict(samples=samples, temperature=temperature)
     pace = dict(concurrency=concurrency, budget=budget, everywhere=not here, source=source)
     _prompted(notes.split(split), manner, desk, files, draws, pace)

@@ -15,7 +15,6 @@ from typing import Annotated, Optional
 import typer
 
 from .app import app, example, settings
-from ..types import BadInput
 
 # %% ../../nbs/cli/80_reproduce.ipynb #fa9ec00a
 Notebook = Annotated[Optional[Path], typer.Argument(
@@ -38,9 +37,7 @@ def reproduce(
     from time import perf_counter
     from icdrat.data.exchange import check_outputs
     from icdrat.show.report import check_parameters, project_root, run_notebook
-    check_outputs(out)
-    if out and notebook and out.resolve() == notebook.resolve():
-        raise BadInput(f"--out {out}: is the notebook itself; name another file for its executed copy")
+    check_outputs(out, reads=[notebook])
     if data := os.environ.get('ICDRAT_DATA'): os.environ['ICDRAT_DATA'] = str(Path(data).resolve())
     if notebook is None:
         done = subprocess.run(['make', '-C', project_root(), 'reproduce', f'PROFILE={profile}'])

@@ -7,14 +7,16 @@ __all__ = ['RECIPE', 'Architecture', 'MinNotes', 'Epochs', 'BatchSize', 'StepSiz
            'GuideWeight', 'Guide', 'Checkpoints', 'Log', 'train_coder']
 
 # %% ../../nbs/cli/30_train.ipynb #45b8aa62
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from .app import Folder, Out, Seed, app, example, settings
+from .app import Folder, Out, Seed, app, example, settings, within
 
 if TYPE_CHECKING: # loaded by the command that needs it
+    from icdrat.coder.recipe import Recipe
     from icdrat.data.corpus import Corpus
     from pandas import DataFrame
 
@@ -22,7 +24,8 @@ if TYPE_CHECKING: # loaded by the command that needs it
 RECIPE = "by default the recipe's."
 
 Architecture = Annotated[str, typer.Option(help="caml, multirescnn, laat or plm_icd.")]
-MinNotes  = Annotated[int, typer.Option(help="A code needs this many training notes.")]
+MinNotes  = Annotated[int, typer.Option(
+    help="A code needs this many training notes.", callback=within(1, math.inf, "a number of notes"))]
 Epochs    = Annotated[Optional[int], typer.Option(help=f"Passes over the training notes, at most; {RECIPE}")]
 BatchSize = Annotated[Optional[int], typer.Option(help=f"Notes in one step, over all processes; {RECIPE}")]
 StepSize  = Annotated[Optional[float], typer.Option(help=f"Step size; {RECIPE}")]
@@ -35,9 +38,10 @@ Changes   = Annotated[Optional[list[str]], typer.Option('--set', metavar='NAME=V
 
 # %% ../../nbs/cli/30_train.ipynb #88e851cc
 GuideWeight = Annotated[Optional[float], typer.Option(
-    help="How much the guide counts; by default 1 for an attention and 0.03 for a coder that marks evidence.")]
+    help="How much the guide counts; by default 0.1 for an attention and 0.03 for a coder that marks evidence.",
+    callback=within(0, math.inf, "a weight"))]
 Guide = Annotated[Optional[Path], typer.Option(
-    help="Rationales of training notes that teach the attention (JSON lines).")]
+    help="Rationales of training notes that teach the coder, perhaps with weights (JSON lines).")]
 Checkpoints = Annotated[Optional[Path], typer.Option(help="A folder from which a run that was killed goes on.")]
 Log = Annotated[Optional[Path], typer.Option(
     help="Where to write the log (.csv or .parquet); its curves go beside it (.svg).")]
@@ -76,10 +80,16 @@ def _saved(coder, out:Path, private:bool, checkpoints:Path|None) -> None:
         raise CannotWrite(
             f"{e}; the training is kept in {checkpoints}, and the same command with another --out saves it") from None
 
-def _outcome(table:'DataFrame', monitor:str) -> str:
+def _encoder(plan:'Recipe') -> Path|None:
+    "The folder of the language model that is read, if it is one"
+    name = plan.hyperparameters.get('encoder')
+    return Path(name) if isinstance(name, str) and name != 'minilm' else None
+
+def _outcome(table:'DataFrame', monitor:str, threshold:float) -> str:
     "Which epoch was kept, and how good it is"
     kept = table.loc[table[monitor].idxmax()]
-    return f"epoch {kept['epoch']:.0f} of {len(table)}, validation micro F1 {kept['micro_f1']:.3f}"
+    epoch = f"epoch {kept['epoch']:.0f} of {len(table)}"
+    return f"{epoch}, validation micro F1 {kept['micro_f1']:.3f}, threshold {threshold:.3f}"
 
 # %% ../../nbs/cli/30_train.ipynb #aeb80d80
 @app.command('train', epilog=example("icdrat train --corpus corpus --out coder"))
@@ -103,22 +113,22 @@ def train_coder(
 ):
     "Train a coder; validation notes choose its epoch and threshold."
     from icdrat.coder.recipe import recipe
-    from icdrat.coder.training import leads, network_named
+    from icdrat.coder.training import check_sizes, leads
     from icdrat.data.corpus import vocabulary
-    from icdrat.data.exchange import check_outputs, load_corpus, read_rationales
+    from icdrat.data.exchange import check_outputs, load_corpus
     from icdrat.learning.student import train_student
-    check_outputs(log, _curves(log), folders={out:'config.json'}, filled={checkpoints:'training.json'})
+    from icdrat.learning.teachers import read_lessons
     given = dict(epochs=epochs, batch_size=batch_size, lr=lr, patience=patience, precision=precision, encoder=encoder)
-    given = {name:value for name,value in given.items() if value is not None}
-    plan = recipe(architecture, **given | dict(seed=seed) | settings(changes, '--set'))
+    given = {name:value for name,value in given.items() if value is not None} | dict(seed=seed)
+    plan = recipe(architecture, **given | settings(changes, '--set'))
+    check_outputs(log, _curves(log), folders={out:'config.json'}, filled={checkpoints:'training.json'},
+                  reads=[corpus, guide, _encoder(plan)])
+    check_sizes(plan)
     notes = load_corpus(corpus)
-    codes = vocabulary(notes.split('train'), min_notes)
-    notes = _with_validation(notes, seed)
-    lessons = read_rationales(guide, notes.notes) if guide else []
-    if guide_weight is None: guide_weight = .03 if network_named(architecture).marks else 1.
+    codes,notes = vocabulary(notes.split('train'), min_notes),_with_validation(notes, seed)
+    lessons = read_lessons(guide, notes) if guide else []
     coder,table = train_student(notes, codes, lessons, guide_weight, plan, checkpoints, place=out)
     if not leads(): return
     _saved(coder, out, notes.restricted, checkpoints)
     if log: _log(table, plan.monitor, log)
-    outcome = _outcome(table, plan.monitor)
-    print(f"{out}: {architecture}, {len(codes)} codes, {outcome}, threshold {coder.threshold:.3f}")
+    print(f"{out}: {architecture}, {len(codes)} codes, {_outcome(table, plan.monitor, coder.threshold)}")

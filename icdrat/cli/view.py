@@ -6,13 +6,14 @@
 __all__ = ['Columns', 'Page', 'Reference', 'Level', 'Part', 'FirstNotes', 'WorstNotes', 'Proposed', 'view_page']
 
 # %% ../../nbs/cli/70_view.ipynb #ea98dc26
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
-from .app import GoldLevel, Notes, Skip, app, came, example, read, sources
+from .app import GoldLevel, Notes, Skip, among, app, came, example, read, sources, within
 from ..types import BadInput
 
 # %% ../../nbs/cli/70_view.ipynb #db6db933
@@ -24,11 +25,14 @@ Reference = Annotated[Optional[str], typer.Option(
     help="The source that the others are compared with; by default the first.")]
 Level = Annotated[GoldLevel, typer.Option(help="The level of evidence to begin with.")]
 Part = Annotated[Optional[str], typer.Option(
-    '--split', help="Show notes of this split only: train, validation or test.")]
+    '--split', help="Show notes of this split only: train, validation or test.",
+    callback=among('train', 'validation', 'test'))]
 FirstNotes = Annotated[int, typer.Option(
-    help="Show this many notes of those that have evidence in any source; those that all sources speak of come first.")]
+    help="Show this many notes of those that have evidence in any source; those that all sources speak of come first.",
+    callback=within(1, math.inf, "a number of notes"))]
 WorstNotes = Annotated[Optional[int], typer.Option(
-    help="Instead, this many in which a source is farthest from the reference, the worst first.")]
+    help="Instead, this many in which a source is farthest from the reference, the worst first.",
+    callback=within(1, math.inf, "a number of notes"))]
 Proposed = Annotated[Optional[list[str]], typer.Option('--predictions', metavar='NAME',
     help="The name of a source whose file is a Label Studio export: show what a model proposed there "
          "(pre-annotations) instead of what people submitted; give it several times.")]
@@ -53,12 +57,13 @@ def view_page(
     from icdrat.data.exchange import check_outputs
     from icdrat.show.page import worst as farthest, write_page
     from icdrat.show.view import led_by
-    check_outputs(out)
-    if (worst or first) < 1: raise BadInput("--first and --worst are numbers of notes, 1 or more")
-    unknown = set(predictions or ()) - {name for name,_ in sources(source)}
+    pairs = sources(source)
+    check_outputs(out, reads=[notes, *(file for _,file in pairs)])
+    unknown = set(predictions or ()) - {name for name,_ in pairs}
     if unknown: raise BadInput(f"--predictions {min(unknown)}: no --source has this name")
+    led_by(reference, dict(pairs))
     corpus,columns = read(notes),{}
-    for name,file in sources(source):
+    for name,file in pairs:
         found = came(Path(file), corpus, 'auto', skip_bad, name, name in (predictions or ()))
         columns[name] = [*found.rationales, *found.explanations]
     marked = Counter(id for rs in columns.values() for id in {r.note_id for r in rs})

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Int
 
 from ..codes import UnknownCode, icd
-from .corpus import Corpus, build, with_codes
+from .corpus import Corpus, build, check_choice, with_codes
 from .exchange import BadLine, MissingFile, notice, read_lines
 from .offsets import ShiftedOffsets, Worded, fits, how_counted, in_characters
 from ..text import fold, mark, sentences
@@ -247,10 +247,6 @@ def article(
     return note_id.rpartition('-')[0] or note_id
 
 # %% ../../nbs/data/30_codiesp.ipynb #c358797f
-def _choice(name:str, value:str, choices:Iterable[str]) -> None:
-    "Refuse what is not one of the choices"
-    if value not in choices: raise BadInput(f"{name} {value!r}: choose one of {', '.join(choices)}")
-
 def _official(
     path:Path,            # of one official split
     split:str,            # what it is called here
@@ -281,9 +277,9 @@ def codiesp(
     by_article:bool = False,     # True: no article in two splits; its notes in the earlier one are dropped
 ) -> Corpus:                     # not restricted
     "CodiEsp v4 as published (Miranda-Escalada et al. 2020)"
-    _choice('language', language, TEXTS)
-    _choice('codes', codes, (*KINDS, 'all'))
-    _choice('report_on', report_on, REPORT_ON)
+    check_choice('language', language, TEXTS)
+    check_choice('codes', codes, (*KINDS, 'all'))
+    check_choice('report_on', report_on, REPORT_ON)
     rows,gold,folder = [],[],home(folder)
     for official,split in REPORT_ON[report_on].items():
         path = folder/official
@@ -320,7 +316,7 @@ def silver(
     quality:str = 'high',        # one of `QUALITIES`
 ) -> tuple[list[Rationale], dict[str, int]]: # one a (note, code), source silver_high etc.; lines left out, by note id
     "The projected spans of one quality"
-    _choice('quality', quality, QUALITIES)
+    check_choice('quality', quality, QUALITIES)
     notes,n_lines = {n.id:n for n in corpus.notes}, 0
     spans,differ = defaultdict(list), defaultdict(int)
     for n,row in read_lines(file, ('id', 'type', 'code', 'fragments', 'text', 'q')):
@@ -493,7 +489,7 @@ def check_references(
     codes:str = 'diagnoses',     # or procedures
 ) -> dict[str, References]:      # by official split
     "How well offsets and marked words agree, for every official split there is"
-    _choice('codes', codes, KINDS)
+    check_choice('codes', codes, KINDS)
     folder,found = home(folder),{}
     for path in (folder/split for split in REPORT_ON['test']):
         if not path.is_dir(): continue

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'SCHEMA', 'UnknownNote', 'UnknownSplit', 'Corpus', 'EmptyCorpus', 'RepeatedNote', 'build', 'only', 'head',
-           'BadShare', 'carve', 'with_codes', 'united', 'to_level', 'vocabulary', 'codes_among', 'code_matrix']
+           'BadShare', 'carve', 'with_codes', 'united', 'to_level', 'vocabulary', 'codes_among', 'code_matrix',
+           'check_choice']
 
 # %% ../../nbs/data/10_corpus.ipynb #046f49e6
 from collections import Counter, defaultdict
@@ -246,3 +247,12 @@ def code_matrix(
     for i,cs in enumerate(corpus.codes.values()):
         matrix[i, [index[c] for c in cs if c in index]] = True
     return matrix
+
+# %% ../../nbs/data/10_corpus.ipynb #e8eafd38
+def check_choice(
+    name:str,              # of the parameter
+    value:str,             # that was given
+    choices:Iterable[str], # that there are
+) -> None:
+    "Refuse what is not one of the choices"
+    if value not in choices: raise BadInput(f"{name} {value!r}: choose one of {', '.join(choices)}")

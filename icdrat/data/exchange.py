@@ -37,6 +37,7 @@ from icdrat.data.outputs import (
     whole_folder)
 from ..text import merge_spans
 from ..types import BadInput, Code, Explanation, Note, Rationale, Span, check_inside
+from ..waiting import doing, patience
 
 # %% ../../nbs/data/15_exchange.ipynb #e8c4b002
 _all_ = ['BeingWritten', 'CannotWrite', 'ForeignFolder', 'check_outputs', 'check_room', 'let_go', 'opened_folder',
@@ -69,9 +70,9 @@ def _opened(path:Path) -> io.BufferedIOBase:
 
 # %% ../../nbs/data/15_exchange.ipynb #e8c4a0b2
 def _bar(path:Path, raw:io.BufferedIOBase) -> tqdm:
-    "How much of a file is read, from the third second on"
+    "How much of a file is read, for whoever waits"
     size = os.fstat(raw.fileno()).st_size if isinstance(raw, io.BufferedReader) else None
-    return tqdm(total=size, desc=f"reading {path.name}", unit='B', unit_scale=True, delay=2, leave=False)
+    return tqdm(total=size, desc=f"reading {path.name}", unit='B', unit_scale=True, delay=patience(), leave=False)
 
 def text_lines(
     path:str|Path,              # in UTF-8, or the same with gzip; - is the standard input
@@ -449,5 +450,6 @@ def load_corpus(
         raise MissingFile(
             f"{folder}: no notes.jsonl and no notes.arrow in it; "
             "a corpus is a folder with one of them, and with gold.jsonl where there are rationales")
-    corpus = read_arrow(arrow) if arrow.is_file() else read_notes(lines, Path(folder).name)
-    return replace(corpus, gold=tuple(read_rationales(gold, corpus.notes))) if gold.is_file() else corpus
+    with doing(f"reading {folder}"):
+        corpus = read_arrow(arrow) if arrow.is_file() else read_notes(lines, Path(folder).name)
+        return replace(corpus, gold=tuple(read_rationales(gold, corpus.notes))) if gold.is_file() else corpus

@@ -20,7 +20,7 @@ from typing import Collection, Iterator
 import pandas as pd
 
 from ..codes import UnknownCode, icd
-from .corpus import Corpus, build
+from .corpus import Corpus, build, check_choice
 from .exchange import BadLine, MissingFile, whole_characters
 from .mimic import noteevents
 from .offsets import Worded, at_words, how_counted
@@ -104,10 +104,6 @@ def _annotation(row, where:str) -> dict:
 OFFICIAL = dict(train='train', val='validation', test='test')
 SETTINGS,REVISIONS = ('Inpatient', 'Profee'), ('ICD-10', 'ICD-9')
 
-def _choice(name:str, value:str, choices:Collection[str]) -> None:
-    "Refuse what is not one of the choices"
-    if value not in choices: raise BadInput(f"{name} {value!r}: choose one of {', '.join(choices)}")
-
 def _ids(file:Path) -> Iterator[str]:
     "The charts that a list names"
     if not file.is_file(): raise MissingFile(f"{file}: there is no such list of charts; {_AGAIN}")
@@ -123,7 +119,7 @@ def splits(
     whole:bool = False,          # True: all charts of MIMIC-III, not the annotated ones alone
 ) -> dict[str, str]:             # hadm_id to one of `icdrat.data.corpus.SPLITS`
     "The split of every chart"
-    _choice('setting', setting, SETTINGS)
+    check_choice('setting', setting, SETTINGS)
     of,folder = {},home(folder)
     for official,split in OFFICIAL.items():
         file = folder/'splits'/setting/f"MDace-{'code-' if whole else ''}ev-{official}.csv"
@@ -175,8 +171,8 @@ def annotations(
     system:str|None = None,      # ICD-10 or ICD-9; None: both
 ) -> pd.DataFrame:               # `COLUMNS`, one row an annotation as published
     "Where the evidence is and for which code, without any text"
-    if setting is not None: _choice('setting', setting, SETTINGS)
-    if system is not None: _choice('system', system, REVISIONS)
+    if setting is not None: check_choice('setting', setting, SETTINGS)
+    if system is not None: check_choice('system', system, REVISIONS)
     folder,rows = home(folder),[]
     for s in SETTINGS if setting is None else (setting,):
         of = splits(folder, s)
@@ -373,9 +369,9 @@ def mdace(
     tolerance:float = .01,                      # share of annotations that may not fit, in [0, 1)
 ) -> Corpus:                                    # restricted; one note of MIMIC-III a note, ROW_ID as its id
     "MDACE with the texts of your own MIMIC-III (Cheng et al. 2023)"
-    _choice('setting', setting, SETTINGS)
-    _choice('system', system, REVISIONS)
-    _choice('codes', codes, CODES)
+    check_choice('setting', setting, SETTINGS)
+    check_choice('system', system, REVISIONS)
+    check_choice('codes', codes, CODES)
     if not 0 <= tolerance < 1: raise BadInput(f"tolerance {tolerance}: a share from 0 to below 1 is needed")
     table = own(_narrowed(annotations(folder, setting, system), categories))
     texts = noteevents(notes_file, set(table.note_id.astype(int)))

@@ -16,7 +16,7 @@ import stat
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -446,12 +446,12 @@ def _check_place(path:Path, target:Path) -> None:
             "name another place") from None
 
 # %% ../../nbs/data/12_outputs.ipynb #07a1002d
-def _checked(path:Path, holds:str|None, whole:bool) -> Path:
-    "Refuse one output that cannot be written; where it really goes"
+def _checked(path:Path, holds:str|None, whole:bool) -> None:
+    "Refuse one output that cannot be written"
     target = _target(path)
     if written_through(path):
         if holds: raise ForeignFolder(f"{path}: is a device or a pipe, and a folder is to be written; name a folder")
-        return target
+        return
     if holds is None: _check_file(path)
     else: _check_ours(path, holds, hidden=whole)
     if whole: _check_movable(path, target)
@@ -461,22 +461,51 @@ def _checked(path:Path, holds:str|None, whole:bool) -> Path:
     if holds and not whole and (target/holds).exists() and target/holds not in _HELD and _free(target/holds) is False:
         raise BeingWritten(f"{path}: another run is at work in it; wait for it, or name another folder")
     _SEEN[target] = _known(target)
-    return target
+
+# %% ../../nbs/data/12_outputs.ipynb #ecd06e36
+_PARTS = re.compile( # the files of a corpus or a coder
+    r'(notes|gold)\.jsonl|notes\.arrow|model\.safetensors|(config|selections|special_tokens_map|tokenizer\w*)\.json'
+    r'|vocab\w*\.\w+|merges\.txt')
+
+def _same(path:Path, other:Path) -> bool:
+    "Whether two names stand for one file"
+    try: return os.path.realpath(path) == os.path.realpath(other) or os.path.samefile(path, other)
+    except OSError: return False # one of them is not there
+
+def _belongs(path:Path, folder:Path) -> bool:
+    "Whether a file is one of those that make up a folder"
+    if not path.is_file() or Path(os.path.realpath(folder)) not in Path(os.path.realpath(path)).parents: return False
+    ours = any((folder/mark).is_file() for mark in ('notes.jsonl', 'notes.arrow', 'config.json'))
+    return not ours or bool(_PARTS.fullmatch(path.name))
+
+def _check_read(path:Path, target:Path, whole:bool, reads:Iterable[Path]) -> None:
+    "Refuse an output that would take the place of an input"
+    for other in reads:
+        if _same(path, other): why = "is read by the same command and would be replaced"
+        elif whole and other.exists() and target in Path(os.path.realpath(other)).parents:
+            why = f"holds {other}, which is read, and would be replaced as a whole"
+        elif other.is_dir() and _belongs(path, other): why = f"belongs to {other}, which is read, and would be replaced"
+        else: continue
+        raise CannotWrite(f"{path}: {why}; name another place")
 
 # %% ../../nbs/data/12_outputs.ipynb #07a1002a
 def check_outputs(
     *files:str|Path|None,                    # to be written as files; None: not asked for
     folders:Mapping[Path|None, str]|None = None, # to be replaced as a whole, each with what `whole_folder` must find
     filled:Mapping[Path|None, str]|None = None,  # to be filled bit by bit, each with the file `opened_folder` looks for
+    reads:Iterable[str|Path|None] = (),          # files and folders that are read; None and - are none
 ) -> None:
     "Refuse outputs that cannot be written, before anything is computed"
     asked = [(f, None, False) for f in files]
     asked += [(f, holds, True) for f,holds in (folders or {}).items()]
     asked += [(f, holds, False) for f,holds in (filled or {}).items()]
-    taken = {}
+    taken,reads = {}, [Path(r) for r in reads if r is not None and str(r) != '-']
     for path,holds,whole in asked:
         if path is None: continue
-        try: target = _checked(Path(path), holds, whole)
+        try:
+            target = _target(Path(path))
+            if not written_through(path): _check_read(Path(path), target, whole, reads)
+            _checked(Path(path), holds, whole)
         except BadInput: raise
         except OSError as e: raise CannotWrite(f"{path}: cannot be written ({e.strerror or e})") from None
         if target in taken and not written_through(path):

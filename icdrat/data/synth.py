@@ -27,6 +27,7 @@ from .corpus import Corpus, build
 from .exchange import text_lines
 from ..resources import resource
 from ..types import BadInput, Code, Rationale, Span
+from ..waiting import patience
 
 # %% ../../nbs/data/20_synth.ipynb #5e7a0002
 TABLES = resource('synth')  # the tables of this room
@@ -544,12 +545,12 @@ def synthesise(
     n_notes:int = 1000,          # at least 1
     seed:int = 0,                # from 0
     n_codes:int = len(RANKING),  # the most common codes of the table, 20 to 80
-    progress:bool = True,        # show a bar when it takes more than two seconds
+    progress:bool = True,        # show a bar
 ) -> Corpus:                     # named 'synth', gold rationales from 'planted'
     "Discharge summaries with planted evidence; a larger corpus of one seed begins with the smaller"
     if n_notes < 1: raise NoNotes(f"n_notes is {n_notes}; a corpus has at least 1 note")
     rows,gold = [], []
-    for i in tqdm(range(n_notes), desc='notes', delay=2, disable=not progress):
+    for i in tqdm(range(n_notes), desc='notes', delay=patience(), disable=not progress):
         note,id = compose(seed, i, n_codes), f'synth-{seed}-{i:05}'
         rows.append(dict(note_id=id, text=note.text, codes=note.codes, split=DECADE[i % 10]))
         gold += [Rationale(id, code, spans, 'planted') for code,spans in note.evidence.items()]

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Iterable
 
 import numpy as np
+from tqdm import tqdm
 
 from ...data.codiesp import denied_after, denied_before
 from .linker import Mention
 from ...resources import resource
 from ...text import fold, sentences
 from ...types import BadInput, Note, Span
+from ...waiting import patience
 
 # %% ../../../nbs/rationale/mention/50_context.ipynb #c90b4064
 CONTEXTS = ('negated', 'family', 'hypothetical', 'historical')
@@ -122,7 +124,7 @@ def in_context(
     "Mentions with the flags of what is said about them"
     by_note,flagged = defaultdict(list),{}
     for n,m in enumerate(found := list(found)): by_note[m.note_id].append(n)
-    for note in notes:
+    for note in tqdm(notes, "contexts", delay=patience()):
         if note.id not in by_note: continue
         borders,family,known,memo = sentences(note.text), family_sections(note.text), {}, {}
         for n in by_note[note.id]:

@@ -27,6 +27,7 @@ from .linker import (
     Lexicon, Linker, Term, find, lexicon, names_something, term_of, uninterrupted)
 from .vocabulary import doid_names, expansions, snomed_names, umls_names
 from ...types import BadInput, Code
+from ...waiting import doing
 
 # %% ../../../nbs/rationale/mention/20_lexicon.ipynb #4b2dd97f
 _BRACKETS = re.compile(r'\s*[\[(][^\])]*[\])]')
@@ -94,7 +95,7 @@ def reliable(
     "The names that mark evidence for their code often enough in training notes"
     gold,seen,right = {(r.note_id, r.code):r.spans for r in corpus.gold}, Counter(), Counter()
     texts = {n.id:n.text for n in corpus.notes}
-    for m in find(corpus.notes, Linker(lexicon), progress=False):
+    for m in find(corpus.notes, Linker(lexicon)):
         key = term_of(texts[m.note_id][m.span.start:m.span.end]), m.code
         seen[key] += 1
         right[key] += any(g.start < m.span.end and m.span.start < g.end for g in gold.get((m.note_id, m.code), ()))
@@ -243,6 +244,7 @@ def _named(source:str, folder:str|Path|None, language:str, keep:str|Path|None) -
     return made
 
 # %% ../../../nbs/rationale/mention/20_lexicon.ipynb #068a472a
+@doing("building the dictionaries")
 def lexicons(
     sources:Iterable[str] = ('tabular', 'index'), # of `SOURCES`
     folder:str|Path|None = None,      # around the files; None: $ICDRAT_DATA

@@ -25,6 +25,7 @@ from ...codes import category, parent
 from ...data.exchange import whole_file
 from ...text import blank, fold, mark, mask_to_spans, spans_to_mask, words
 from ...types import OPERATORS, BadInput, Code, Note, Rationale, Span, UnknownOperator
+from ...waiting import patience
 
 # %% ../../../nbs/rationale/mention/10_linker.ipynb #8e007121
 _PASSED_OVER = frozenset("-‐–/'’") | {'of', 'the'}
@@ -239,7 +240,7 @@ def find(
     found,space = [], None if space is None else frozenset(space)
     if link not in LINKS: raise BadInput(f"link {link!r}: choose one of {', '.join(LINKS)}")
     codes,said_by = {},{}  # what each code is evidence for, and what each name says
-    for note in tqdm(notes, desc="mentions", delay=2, disable=not progress):
+    for note in tqdm(notes, desc="mentions", delay=patience(), disable=not progress):
         asked = _asked(note, codes_of, space)
         if codes_of is not None: codes,said_by = {},{}
         def looked_up(c):
