@@ -6,7 +6,7 @@ import torch
 
 from icdrat.coder.base import MASK, UNKNOWN, WordVocabulary, load_coder, pad_batch, stem_of, word_vocabulary
 from icdrat.coder.evidence import EvidenceNetwork, NoEvidenceHead
-from icdrat.coder.memory import KINDS, Memory, counted, grams, looked_up, whole
+from icdrat.coder.memory import KINDS, SAID, Memory, counted, grams, whole
 from icdrat.coder.network import LabelAttentionCoder
 from icdrat.coder.recipe import recipe
 from icdrat.coder.training import train
@@ -17,22 +17,23 @@ from icdrat.text import find_quote, mark
 from icdrat.types import BadInput, Code
 
 CODES = [Code("icd10cm", "E11"), Code("icd10cm", "I10")]
+THREE = [Code("icd10cm", c) for c in ("E11", "E13", "I10")]  # the first two stand in one group
 SIZE = 12  # token numbers, the first three of them special
 STEM = torch.tensor([-1, -1, -1, *range(3, SIZE)])
 
 
 def random_notes(seed, n=6):
-    "Rows of token numbers and what is marked in them for two codes; some notes have no lesson"
+    "Rows of token numbers and what is marked in them for three codes; some notes have no lesson"
     rng = np.random.default_rng(seed)
     rows = [rng.integers(0, SIZE, rng.integers(1, 15)) for _ in range(n)]
-    lessons = [[(c, rng.random(len(r)) < 0.5) for c in range(2) if rng.random() < 0.7] for r in rows]
+    lessons = [[(c, rng.random(len(r)) < 0.5) for c in range(3) if rng.random() < 0.7] for r in rows]
     return rows, lessons
 
 
 def filled(rows, lessons):
-    memory = Memory(SIZE, 2)
+    memory = Memory(SIZE, 3)
     memory.stem = STEM
-    memory.remember(rows, lessons)
+    memory.remember(rows, lessons, THREE)
     return memory
 
 
@@ -74,6 +75,27 @@ def test_a_note_taken_out_is_a_note_that_never_was(seed):
             assert taken[k] == pytest.approx(never[k], abs=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_group_says_of_a_code_what_all_codes_in_it_would_say_as_one(seed):
+    rows, lessons = random_notes(seed)
+    ids = torch.from_numpy(rows[0])[None]
+    joint = Memory(SIZE, 2)
+    joint.stem = STEM
+    joint.remember(rows, [[(c // 2, m) for c, m in of] for of in lessons], [THREE[0], THREE[2]])
+    half = len(SAID) * len(KINDS)
+    of_one, of_groups = entries(joint(ids)), entries(filled(rows, lessons)(ids))
+    for (note, place, code), said in of_groups.items():
+        assert said[half:] == pytest.approx(of_one[note, place, code // 2][:half], abs=1e-6)
+
+
+def test_a_code_without_a_lesson_is_helped_by_its_group_only():
+    found = entries(filled([np.array([5, 6, 7])], [[(0, np.array([True, False, False]))]])(torch.tensor([[5, 6]])))
+    assert {(place, code) for _, place, code in found} == {(0, 0), (0, 1)}
+    own, helped = found[0, 0, 0], found[0, 0, 1]
+    half = len(own) // 2
+    assert not any(helped[:half]) and helped[half:] == own[half:] == own[:half]
+
+
 def test_special_tokens_remind_of_nothing():
     memory = filled([np.array([5, 6, 7])], [[(0, np.ones(3, bool))]])
     assert not entries(memory(torch.tensor([[0, 1, 2]])))
@@ -90,8 +112,8 @@ def test_notes_shorter_than_a_gram_are_read(length):
 def test_a_longer_gram_says_its_part_at_every_place_it_covers():
     memory = filled([np.array([5, 6, 7])], [[(1, np.ones(3, bool))]])
     found = memory(torch.tensor([[5, 6, 7, 9]]))
-    of_three = 3 * list(KINDS).index("three")
-    assert found.said[:, of_three].tolist() == [0.5] * 3  # one of one, and one more in doubt
+    of_three = len(SAID) * list(KINDS).index("three")
+    assert found.said[found.code == 1, of_three].tolist() == [0.5] * 3  # one of one, and one more in doubt
 
 
 # stems
@@ -209,7 +231,7 @@ def test_lookups_of_a_batch_are_those_of_each_note(seed):
     rows, lessons = random_notes(seed)
     memory = filled(rows, lessons)
     ids, real = pad_batch(rows)
-    together = entries(looked_up({k: memory.counts(k) for k in KINDS}, grams(ids, STEM), 2))
+    together = entries(memory(ids))
     for i, row in enumerate(rows):
         alone = entries(memory(torch.from_numpy(row)[None]))
         of_note = {(0, p, c): v for (n, p, c), v in together.items() if n == i and real[i, p]}
@@ -248,7 +270,7 @@ def test_the_tagger_is_the_likelihood_by_hand():
     assert token_tagging(scores, evidence).item() == pytest.approx(
         -np.log(p[0]) - np.log(1 - p[1]) - np.log(1 - p[2]), abs=1e-6
     )
-    assert token_tagging(scores, evidence, 3.0).item() == pytest.approx(
+    assert token_tagging(scores, evidence, rho=3.0).item() == pytest.approx(
         -3 * np.log(p[0]) - np.log(1 - p[1]) - np.log(1 - p[2]), abs=1e-6
     )
 
