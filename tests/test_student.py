@@ -1,12 +1,14 @@
 "A student follows its teacher, and without one is the plain coder."
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from icdrat.codes import icd
 from icdrat.coder.recipe import recipe
 from icdrat.data.corpus import build
 from icdrat.learning.student import NoLesson, lessons, train_student
+from icdrat.learning.teachers import lesson_table
 from icdrat.text import find_quote, mark
 
 CODES = [icd("E11.9"), icd("I10")]
@@ -69,3 +71,29 @@ def test_marks_on_validation_notes_and_on_other_codes_teach_nothing(corpus):
     assert not {r.note_id for r in kept} & set(corpus.split("validation").codes)
     with pytest.raises(NoLesson, match="level"):
         lessons(marks, corpus, [icd("E11")])
+
+
+@pytest.mark.parametrize("architecture", ["caml", "evidence"])
+def test_a_lesson_counts_for_its_weight(corpus, architecture):
+    "Two teachers who contradict each other: the one that is trusted is followed"
+    plan = recipe(architecture, epochs=12, embedding=12, filters=12, min_count=1, schedule="constant")
+    one = lesson_table(taught(corpus, CUE), corpus)
+    rare = set(one.note_id.unique()[::4])  # here the teacher points at the other word
+    other = lesson_table([r for r in taught(corpus, SHADOW) if r.note_id in rare], corpus)
+    table = pd.concat([one[~one.note_id.isin(rare)], other], ignore_index=True)
+
+    def marked(trusted, doubted):
+        weight = np.where(table.note_id.isin(rare), doubted, trusted)
+        coder, _ = train_student(corpus, CODES, table.assign(weight=weight), 1.0, plan, progress=False)
+        return attention_on(coder, corpus, CUE), attention_on(coder, corpus, SHADOW)
+
+    (cue, shadow), (cue_doubted, shadow_doubted) = marked(1.0, 0.01), marked(0.01, 1.0)
+    assert cue > shadow and cue > cue_doubted and shadow < shadow_doubted
+
+
+def test_weights_of_one_are_no_weights(corpus):
+    texts, table = [n.text for n in corpus.notes[:10]], lesson_table(taught(corpus, CUE), corpus)
+    plan = recipe("caml", epochs=2, embedding=12, filters=12, width=1, min_count=1)
+    plain, _ = train_student(corpus, CODES, taught(corpus, CUE), 1.0, plan, progress=False)
+    weighed, _ = train_student(corpus, CODES, table, 1.0, plan, progress=False)
+    np.testing.assert_array_equal(plain(texts), weighed(texts))

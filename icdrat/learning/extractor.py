@@ -36,6 +36,7 @@ from .student import NoLesson, lessons
 from ..rationale.attribution.explain import NoCodesFor
 from ..text import fold, sentences, spans_to_mask, words
 from ..types import BadInput, Code, Explanation, Note, Rationale
+from ..waiting import patience
 
 # %% ../../nbs/learning/30_extractor.ipynb #d6fad868
 KINDS = dict(word=1, start=1, stem=1, words=2, stems=2, three=3) # kinds of grams, and how many words each has
@@ -548,7 +549,7 @@ def extracted(
         raise NoCodesFor(
             f"{missing[0]} is not in codes_of ({len(missing)} of {len(notes)} notes); "
             "give an empty list where nothing is asked")
-    for n in tqdm(notes, 'extractor', delay=2, disable=not progress):
+    for n in tqdm(notes, 'extractor', delay=patience(), disable=not progress):
         codes = list(dict.fromkeys(codes_of[n.id]))
         if not codes: continue
         start = perf_counter()
@@ -586,7 +587,11 @@ def _glance(courses:Sequence[_Course], knowledge:Knowledge, rng, seed:int) -> tu
     X,y = (np.concatenate(x) for x in zip(*rows))
     if y.all() or not y.any(): raise NoLesson("the lessons mark every word of their notes, or none; mark evidence only")
     trees = grown(X, y, _GLANCED, seed, GLANCE)
-    return trees, float(np.quantile(sums(trees, X[y]), .03))
+    odds = sums(trees, X)
+    others = np.sort(odds[~y])[::-1]
+    enough = others[min(len(others)-1, int(np.ceil(y.sum()*_GLANCED)))] # as many other words as evidence pass as well
+    bound = min(np.quantile(odds[y], .03), enough)
+    return trees, float(bound - 1e-6*max(1., abs(bound)))               # what is equal passes too
 
 # %% ../../nbs/learning/30_extractor.ipynb #7d3cf4d4
 def _firsts(courses, knowledge, glance, bound, part, rng, seed) -> tuple[Trees, list[Trees]]:
