@@ -19,7 +19,8 @@ sizes.e9_explainers := -p max_notes=12 -p n_steps=12 -p n_samples=150
 codiesp.e9_explainers := $(sizes.e9_explainers) -p architectures="caml multirescnn laat"
 codiesp.e10_teachers := -p corpora="vignettes codiesp"
 # students of a large model; its offsets are on record
-codiesp.e11_students := -p dtype=float32 -p teachers="llm_large_few_shot llm_large_zero_shot" -p seeds="0 1 2 3 4" -p weight=0.1 -p epochs=0 -p n_faithful=40
+codiesp.e11_students := -p dtype=float32 -p teachers="llm_large_few_shot llm_large_zero_shot human" -p seeds="0 1 2 3 4" -p weight=0.1 -p epochs=0 -p n_asked=40
+codiesp.e12_lessons := -p teacher=llm_large_few_shot -p annotated="0 10 50 200" -p ablations="0.1 0.3 3 10" -p shares="0 0.2 0.4 0.6 0.8" -p seeds="0 1 2" -p epochs=0 -p n_notes=0
 # codiesp_en: the same notes in English, which the encoder in the box can read; their evidence is silver
 codiesp_en.e1_coder   := -p corpus=codiesp_en
 codiesp_en.e3_student := $(codiesp.e3_student)
@@ -48,8 +49,8 @@ evaluation := $(rationale) $(call room,evaluation)
 learning   := $(evaluation) $(call room,learning)
 report     := icdrat/show/report.py icdrat/show/looks.py
 
-EXPERIMENTS := e1_coder e2_rationales e3_student e4_plausibility e5_faithfulness e6_corpora e7_linker e8_models e9_explainers e10_teachers e11_students
-PAPER       := tab1_methods tab2_codes tab3_corpora tab4_agreement tab5_linker tab6_models tab7_explainers tab8_groups tab9_teachers tab11_students fig1_curves fig2_calibration page1_notes
+EXPERIMENTS := e1_coder e2_rationales e3_student e4_plausibility e5_faithfulness e6_corpora e7_linker e8_models e9_explainers e10_teachers e11_students e12_lessons
+PAPER       := tab1_methods tab2_codes tab3_corpora tab4_agreement tab5_linker tab6_models tab7_explainers tab8_groups tab9_teachers tab10_claims tab11_students tab12_rare fig1_curves fig2_calibration fig3_lessons fig4_cost page1_notes
 
 $(RUNS)/e1_coder.ipynb:        $(coder)
 $(RUNS)/e2_rationales.ipynb:   $(rationale)  $(RUNS)/e1_coder.ipynb
@@ -62,6 +63,7 @@ $(RUNS)/e8_models.ipynb:       $(coder)      $(RUNS)/e1_coder.ipynb
 $(RUNS)/e9_explainers.ipynb:   $(evaluation) $(RUNS)/e8_models.ipynb
 $(RUNS)/e10_teachers.ipynb:    $(evaluation) $(report) $(RUNS)/e2_rationales.ipynb
 $(RUNS)/e11_students.ipynb:    $(learning)   $(report) $(RUNS)/e1_coder.ipynb
+$(RUNS)/e12_lessons.ipynb:     $(learning)   $(report) $(RUNS)/e11_students.ipynb
 $(RUNS)/tab1_methods.ipynb:    $(evaluation) $(report) $(RUNS)/e4_plausibility.ipynb $(RUNS)/e5_faithfulness.ipynb
 $(RUNS)/tab2_codes.ipynb:      $(evaluation) $(report) $(RUNS)/e3_student.ipynb
 $(RUNS)/tab3_corpora.ipynb:    $(report) $(RUNS)/e6_corpora.ipynb
@@ -71,9 +73,13 @@ $(RUNS)/tab6_models.ipynb:     $(coder)      $(report) $(RUNS)/e8_models.ipynb
 $(RUNS)/tab7_explainers.ipynb: $(evaluation) $(report) $(RUNS)/e9_explainers.ipynb
 $(RUNS)/tab8_groups.ipynb:     $(coder)      $(report) $(RUNS)/e8_models.ipynb
 $(RUNS)/tab9_teachers.ipynb:   $(evaluation) $(report) $(RUNS)/e10_teachers.ipynb
-$(RUNS)/tab11_students.ipynb: $(learning)   $(report) $(RUNS)/e11_students.ipynb
+$(RUNS)/tab10_claims.ipynb:    $(evaluation) $(report) $(RUNS)/e4_plausibility.ipynb $(RUNS)/e5_faithfulness.ipynb $(RUNS)/e10_teachers.ipynb $(RUNS)/e11_students.ipynb
+$(RUNS)/tab11_students.ipynb:  $(learning)   $(report) $(RUNS)/e11_students.ipynb
+$(RUNS)/tab12_rare.ipynb:      $(report) $(RUNS)/e11_students.ipynb
 $(RUNS)/fig2_calibration.ipynb: $(coder)     $(report) $(RUNS)/e8_models.ipynb
 $(RUNS)/fig1_curves.ipynb:     $(evaluation) $(report) $(RUNS)/e5_faithfulness.ipynb
+$(RUNS)/fig3_lessons.ipynb:    $(report) $(RUNS)/e12_lessons.ipynb
+$(RUNS)/fig4_cost.ipynb:       $(report) $(RUNS)/e10_teachers.ipynb $(RUNS)/e11_students.ipynb
 $(RUNS)/page1_notes.ipynb:     $(report) $(call room,show) $(wildcard icdrat/assets/show/*) $(RUNS)/e3_student.ipynb
 
 # ---- reproduce ----

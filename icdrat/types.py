@@ -157,7 +157,7 @@ def check_inside(
 class Card:
     "What one metric means"
     name:str                    # `definition/quantity`, e.g. 'eraser/iou_f1'
-    family:str                  # 'plausibility', 'faithfulness' or 'coding'
+    family:str                  # 'plausibility', 'faithfulness', 'method' or 'coding'
     higher_is_better:bool|None  # None: neither, e.g. a count
     bounds:tuple[float, float]  # lowest and highest possible value, inclusive
     source:str                  # the paper or code that defines it

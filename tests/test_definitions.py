@@ -38,6 +38,7 @@ from icdrat.evaluation.plausibility.counts import (
     soft_scores,
 )
 from icdrat.types import RepeatedRationale
+from icdrat.evaluation.faithfulness.sanity import most_moved, rank_agreement
 from icdrat.evaluation.faithfulness.stream import all_faithfulness
 from icdrat.text import mark, mask_to_spans, words
 from icdrat.types import BadInput, Code, Explanation, Note, Rationale, Span
@@ -117,9 +118,21 @@ def faithfulness_values():
     return out
 
 
+def method_values():
+    "A method that keeps still and looks at the coder, and one that moves and does not"
+    rng = np.random.default_rng(0)
+    before, hidden = rng.normal(size=20), rng.random((5, 20)) < 0.1
+    moved = before + rng.normal(size=(5, 20))
+    adebayo = [f"adebayo/{c}{s}" for c in ("weights", "labels") for s in ("", "_signed")]
+    run = lambda versions, other: {"yeh/max_sensitivity": most_moved(before, versions, hidden)} | {
+        m: rank_agreement(before, other, m.endswith("signed")) for m in adebayo
+    }
+    return dict(perfect=run(before[None].repeat(5, 0), rng.permutation(before)), chance=run(moved, before))
+
+
 @pytest.fixture(scope="module")
 def values():
-    made = [plausibility_values(), coding_values(), faithfulness_values()]
+    made = [plausibility_values(), coding_values(), faithfulness_values(), method_values()]
     return {m: {k: v for part in made for k, v in part[m].items()} for m in ("perfect", "chance")}
 
 
@@ -130,7 +143,7 @@ def below_its_best(name):
         and "/aopc" not in name
         and card(name).family != "faithfulness"
         or name in ("emc/auprc", "emc/kl_divergence")
-        or card(name).family == "faithfulness"
+        or card(name).family in ("faithfulness", "method")
     )
 
 

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from icdrat.cli.app import one_line
 from icdrat.cli.main import app
+from icdrat.codes import descendants, icd
 from icdrat.data.exchange import load_corpus
 from icdrat.types import BadInput
 
@@ -28,7 +29,9 @@ def elsewhere(row):
 
 
 def narrower(row):
-    return row | dict(code=row["code"] + ".9")
+    "The same for a code below it, where there is one"
+    below = descendants(icd(row["code"]))
+    return row | dict(code=below[-1].value if below else row["code"])
 
 
 def outside(row):

@@ -141,7 +141,8 @@ def among(
 # %% ../../nbs/cli/10_app.ipynb #6e0b3c74
 Folder  = Annotated[Path, typer.Option(help="A folder with notes.jsonl and gold.jsonl.")]
 Notes   = Annotated[Path, typer.Option(help="Notes: JSON lines, or the folder of a corpus.")]
-CoderAt = Annotated[Path, typer.Option(help="A folder that `icdrat train` wrote.")]
+CoderAt = Annotated[Path, typer.Option(
+    help="A folder that `icdrat train` wrote, or a Hugging Face classifier (a folder or a name).")]
 Out     = Annotated[Path, typer.Option(help="Where to write it; replaced when it is there.")]
 Lines   = Annotated[Path, typer.Option(help="Where to write the rationales (JSON lines).")]
 Seed    = Annotated[int, typer.Option(

@@ -6,13 +6,15 @@
 __all__ = ['PAD', 'UNKNOWN', 'MASK', 'STEM', 'ARCHITECTURES', 'read_words', 'stem_of', 'RepeatedWord', 'WordVocabulary', 'hide',
            'EmptyVocabulary', 'word_vocabulary', 'pad_batch', 'by_length', 'predicted', 'expected', 'Config',
            'write_config', 'NotACoder', 'BadConfig', 'read_config', 'write_vocabulary', 'read_vocabulary', 'BadWeights',
-           'write_weights', 'check_weights', 'read_weights', 'architecture', 'UnknownArchitecture', 'load_coder']
+           'write_weights', 'check_weights', 'read_weights', 'architecture', 'UnknownArchitecture', 'of_transformers',
+           'load_coder']
 
 # %% ../../nbs/coder/10_base.ipynb #5a897766
 import importlib
 import json
 import math
 import pkgutil
+import re
 from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -27,6 +29,7 @@ from safetensors.torch import load_file, save_file
 
 from ..text import fold, readable, slices, spans_to_mask
 from ..types import OPERATORS, BadInput, Code, Coder, Span, SpanOutsideNote, UnknownOperator
+from ..waiting import doing
 
 # %% ../../nbs/coder/10_base.ipynb #be6091a7
 def read_words(
@@ -309,10 +312,24 @@ def architecture(
 # %% ../../nbs/coder/10_base.ipynb #2a098ed3
 class UnknownArchitecture(BadInput): "No module of `icdrat.coder` knows this architecture"
 
+def of_transformers(
+    folder:str|Path,  # or a name
+) -> bool:            # True: for `coder.classifier`
+    "Whether this is no coder of ours but a model of the Hugging Face library, in a folder or on its hub"
+    folder = Path(folder)
+    if not (folder/'config.json').is_file():
+        plain = re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', folder.as_posix()) # as the hub names a model
+        return bool(plain) and not folder.exists() and not folder.parent.exists()
+    try: raw = json.loads(_text(folder/'config.json'))
+    except (ValueError, RecursionError): return False
+    return isinstance(raw, dict) and 'architecture' not in raw and not {'model_type', 'architectures'}.isdisjoint(raw)
+
+@doing("loading the coder")
 def load_coder(
-    folder:str|Path,  # of a saved coder
+    folder:str|Path,  # of a saved coder, or of a classifier of the Hugging Face library; of that also a name on its hub
 ) -> Coder:           # the same answers as when it was saved
     "The coder that is kept in a folder"
+    if of_transformers(folder): return importlib.import_module('icdrat.coder.classifier').classifier(folder)
     config = read_config(folder)
     for module in pkgutil.iter_modules(importlib.import_module('icdrat.coder').__path__):
         if config.architecture in ARCHITECTURES: break

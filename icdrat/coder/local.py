@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from .network import ALL, LabelAttentionCoder, LabelNetwork, block_parts, encoded, joined
+from .network import ALL, TokenCoder, LabelNetwork, block_parts, encoded, joined
 from ..text import readable
 from ..types import OPERATORS, UnknownOperator
 
@@ -126,7 +126,7 @@ def local_logits(
 
 # %% ../../nbs/coder/45_local.ipynb #b547c941
 def portion(
-    coder:LabelAttentionCoder,
+    coder:TokenCoder,
     n_tokens:int,  # of the note
     n_codes:int,   # wanted
     stretch:int,   # tokens in a stretch
@@ -137,7 +137,7 @@ def portion(
 
 # %% ../../nbs/coder/45_local.ipynb #163f4da3
 def versions(
-    coder:LabelAttentionCoder,
+    coder:TokenCoder,
     text:str,                                    # one note
     hidden:Bool[np.ndarray, "questions words"],  # True on the words of `icdrat.text.readable` that are hidden
     operator:str = 'mask',                       # one of `OPERATORS`

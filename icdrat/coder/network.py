@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['ALL', 'NOTHING', 'MOST_LAYERS', 'MOST_NUMBERS', 'LabelAttention', 'LabelCrossAttention', 'attend', 'start_head',
            'LabelNetwork', 'network', 'BadPrecision', 'half', 'encoded', 'block_parts', 'joined', 'block_names',
-           'encoded_blocks', 'notes_joined', 'Blocks', 'UnequalLists', 'LabelAttentionCoder', 'batches', 'row_logits',
-           'word_places', 'word_sums', 'attention', 'save_coder', 'load_label_coder']
+           'encoded_blocks', 'notes_joined', 'Blocks', 'UnequalLists', 'erased_of_each', 'TokenCoder',
+           'LabelAttentionCoder', 'batches', 'row_logits', 'word_places', 'word_sums', 'attention', 'save_coder',
+           'load_label_coder']
 
 # %% ../../nbs/coder/15_network.ipynb #d38ef32c
 from collections import OrderedDict
@@ -140,7 +141,7 @@ class LabelNetwork(nn.Module):
         "Parameters and their step size, for an optimiser"
         return [dict(params=list(self.parameters()), lr=lr)]
     def after_step(self): "What the network does to itself after each step of training"
-    def study(self, reader, rows, lessons): "What it keeps of training notes; how to look one up without itself"
+    def study(self, reader, rows, lessons, codes): "What it keeps of training notes; how to look one up without itself"
 
 # %% ../../nbs/coder/15_network.ipynb #3ca85d0d
 def network(
@@ -299,7 +300,7 @@ class Blocks:
 # %% ../../nbs/coder/15_network.ipynb #07f0fc27
 class UnequalLists(BadInput): "One list of erased spans is needed for each text"
 
-def _erased_of_each(texts, erased):
+def erased_of_each(texts, erased):
     "What must not be seen of each text; nothing where nothing is said"
     if erased is None: return [()]*len(texts)
     if len(erased) != len(texts):
@@ -307,8 +308,9 @@ def _erased_of_each(texts, erased):
     return erased
 
 # %% ../../nbs/coder/15_network.ipynb #086776b4
-class LabelAttentionCoder:
-    "A trained network, the reader it was trained with, and its codes"
+class TokenCoder:
+    "A trained network, the reader it was trained with, and its codes; it can be asked about rows of token numbers"
+    remembers = Blocks                # how answers for blocks are kept
     def __init__(self,
         network:LabelNetwork,         # trained; it must not change any more
         reader,                       # the one it was trained with
@@ -321,29 +323,33 @@ class LabelAttentionCoder:
         self.network,self.reader,self.codes = network.eval(), reader, list(codes)
         self.threshold = float(threshold) if np.ndim(threshold) == 0 else np.asarray(threshold, float)
         self.how = dict(memory_mb=memory_mb, batch_tokens=batch_tokens, precision=precision)
-        self.blocks = network.block and Blocks(network, reader.pad, reader.mask, **self.how)
+        self.blocks = network.block and self.remembers(network, reader.pad, reader.mask, **self.how)
     @property
     def batch_tokens(self): return self.how['batch_tokens']
     def __repr__(self):
         threshold = np.round(self.threshold, 2) if np.ndim(self.threshold) == 0 else 'for each'
         return f"{self.network.architecture}: {len(self.reader)} tokens, {len(self.codes)} codes, threshold {threshold}"
     def logits(self, rows:Sequence[Int[np.ndarray, "_tokens"]], columns=ALL): return row_logits(self, rows, columns)
-    def batches(self, rows:Sequence[Int[np.ndarray, "_tokens"]], columns=ALL): return batches(self, rows, columns)
     def __call__(self,
         texts:list[str],                             # whole notes
         erased:Sequence[Sequence[Span]]|None = None, # for each text, what must not be seen; None: nothing is erased
         operator:str = 'mask',                       # one of `icdrat.types.OPERATORS`
     ) -> Float[np.ndarray, "notes codes"]:           # probabilities in [0, 1], in the order of the texts
         "How probable each code is for each text"
-        rows = [self.reader.encode(t, e, operator)[0] for t,e in zip(texts, _erased_of_each(texts, erased))]
+        rows = [self.reader.encode(t, e, operator)[0] for t,e in zip(texts, erased_of_each(texts, erased))]
         return torch.from_numpy(self.logits(rows)).sigmoid().numpy()
-    def attention(self, texts:list[str], columns=ALL): return attention(self, texts, columns)
     def save_pretrained(self, folder:str|Path, private:bool=False): save_coder(self, folder, private)
     @staticmethod
     def from_pretrained(folder:str|Path): return load_coder(folder)
     def to(self, device, **how):
         "The same coder on another device, or with other `memory_mb`, `batch_tokens` or `precision`"
-        return LabelAttentionCoder(self.network.to(device), self.reader, self.codes, self.threshold, **(self.how | how))
+        return type(self)(self.network.to(device), self.reader, self.codes, self.threshold, **(self.how | how))
+
+# %% ../../nbs/coder/15_network.ipynb #17a5b501
+class LabelAttentionCoder(TokenCoder):
+    "A coder that says where each code looks"
+    def batches(self, rows:Sequence[Int[np.ndarray, "_tokens"]], columns=ALL): return batches(self, rows, columns)
+    def attention(self, texts:list[str], columns=ALL): return attention(self, texts, columns)
 
 # %% ../../nbs/coder/15_network.ipynb #d2d31157
 def batches(
@@ -361,7 +367,7 @@ def batches(
 
 @torch.inference_mode()
 def row_logits(
-    coder:LabelAttentionCoder,
+    coder:TokenCoder,
     rows:Sequence[Int[np.ndarray, "_tokens"]],  # token numbers of each note
     columns = ALL,                              # the codes wanted
 ) -> Float[np.ndarray, "notes codes"]:          # in the order of the rows
@@ -435,10 +441,10 @@ def save_coder(
 # %% ../../nbs/coder/15_network.ipynb #0ff0f0e3
 MOST_LAYERS,MOST_NUMBERS = 1000, 10**7 # in one network; along one side of a table
 
-def _check_sizes(sizes):
+def _check_saved(sizes):
     "Refuse hyperparameters that nobody means, before they take an hour or all memory"
     for name,size in sizes.items():
-        if isinstance(size, dict): _check_sizes(size)
+        if isinstance(size, dict): _check_saved(size)
         elif isinstance(size, int) and size > (MOST_LAYERS if 'layer' in name else MOST_NUMBERS):
             raise ValueError(f"{name} is {size}")
 
@@ -451,7 +457,7 @@ def load_label_coder(
     reader = network.reader.load(folder)
     def built(): return network(len(reader), len(config.codes), **config.hyperparameters)
     try:
-        _check_sizes(config.hyperparameters)
+        _check_saved(config.hyperparameters)
         with torch.device('meta'): check_weights(folder, built())  # sizes without memory
         fresh = built()
     except (BadWeights, NotACoder): raise

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOST_POSITIONS', 'quiet', 'NoMask', 'why', 'WordPieces', 'truncated', 'NoEncoder', 'encoder_folder', 'WrongEncoder',
-           'check_kind', 'pretrained', 'BadChunk', 'positions', 'blank_encoder', 'in_chunks', 'PlmNetwork',
-           'plain_config', 'without_pooler', 'frozen_parameters']
+           'check_kind', 'pretrained', 'BadChunk', 'positions', 'without_code', 'blank_encoder', 'in_chunks',
+           'PlmNetwork', 'plain_config', 'without_pooler', 'frozen_parameters']
 
 # %% ../../nbs/coder/35_plm.ipynb #9c92d403
 import inspect
@@ -170,10 +170,11 @@ def positions(
     rows = [len(m.weight) - (-1 if m.padding_idx is None else m.padding_idx) - 1 for m in tables]
     return min([getattr(encoder.config, 'max_position_embeddings', MOST_POSITIONS), *rows])
 
-def _plain(config):
+def without_code(config):
     "A configuration without what names code: keys that are private to transformers, and those that load something"
     loads = 'auto_map', 'trust_remote_code', 'attn_implementation', 'quantization_config', 'dtype', 'torch_dtype'
-    return {k:_plain(v) if isinstance(v, dict) else v for k,v in config.items() if k not in loads and str(k)[:1] != '_'}
+    kept = {k:v for k,v in config.items() if k not in loads and str(k)[:1] != '_'}
+    return {k:without_code(v) if isinstance(v, dict) else v for k,v in kept.items()}
 
 def blank_encoder(
     config:dict,          # as `plain_config` gives it
@@ -182,7 +183,7 @@ def blank_encoder(
     n_tokens:int = 0,     # of its tokenizer
 ) -> nn.Module:           # without its pooler; its numbers have still to be loaded
     "An encoder that is built but has read nothing"
-    config = check_kind(AutoConfig.for_model(**_plain(config)))
+    config = check_kind(AutoConfig.for_model(**without_code(config)))
     with torch.random.fork_rng():  # its random start is never used
         blank = AutoModel.from_config(config, trust_remote_code=False)
     most = positions(blank)

@@ -134,9 +134,10 @@ def how_sure(
     seed:int,            # of the resamples
     level:float = .95,   # confidence, in (0, 1)
     shown:str = 'Brackets', # how they are shown
+    over:str = 'notes',  # what was drawn
 ) -> str:                # a sentence
     "How the intervals were made"
-    return f"{shown}: {level:.0%} percentile bootstrap over notes, {n_draws:,} resamples, seed {seed}."
+    return f"{shown}: {level:.0%} percentile bootstrap over {over}, {n_draws:,} resamples, seed {seed}."
 
 BOLD = "Bold: the whole interval is better than all others'."
 

@@ -17,11 +17,12 @@ from jaxtyping import Bool, Float
 from tqdm import tqdm
 
 from ...coder.local import ALL, versions
-from ...coder.network import LabelAttentionCoder
+from ...coder.network import TokenCoder
 from ...data.corpus import UnknownNote
 from ...text import mask_to_spans, readable, spans_to_mask
 from ...types import (
     OPERATORS, BadInput, Code, Coder, Explanation, Note, Rationale, RepeatedRationale, UnknownOperator, column)
+from ...waiting import patience
 
 # %% ../../../nbs/evaluation/faithfulness/10_inquiry.ipynb #8db36603
 def ask(
@@ -36,7 +37,7 @@ def ask(
     if operator not in OPERATORS: raise UnknownOperator(f"operator {operator!r} is not one of {', '.join(OPERATORS)}")
     offsets = readable(note.text)
     masks   = np.asarray(erased, bool).reshape(len(erased), len(offsets))
-    if isinstance(coder, LabelAttentionCoder):
+    if isinstance(coder, TokenCoder):
         logits = versions(coder, note.text, masks, operator, columns)
         return torch.from_numpy(logits).sigmoid().numpy().astype(float)
     spans   = [mask_to_spans(m, offsets) for m in masks]
@@ -133,7 +134,7 @@ def answered(
     "The numbers of inquiries that ask once, each different question of a note asked once"
     columns,groups = sorted_out(coder, notes, answers)
     rows = []
-    for note in tqdm([n for n in notes if n.id in groups], 'faithfulness', delay=2, disable=not progress):
+    for note in tqdm([n for n in notes if n.id in groups], 'faithfulness', delay=patience(), disable=not progress):
         questions,plan = Questions(note), list(plan_of(note, groups[note.id]))
         numbers = [[questions(m) for m in next(inquiry)] for *_,inquiry in plan]
         p = questions.answers(coder, operator, batch_size)

@@ -20,13 +20,15 @@ from accelerate import PartialState
 from accelerate.utils import gather_object, parse_flag_from_env
 from tqdm import tqdm
 
-from ...coder.network import LabelAttentionCoder
+from ...coder.network import TokenCoder
 from ...coder.training import from_main
 from ...data.exchange import let_go, notice, opened_folder, whole_file
 from ..cards import check_definitions
-from .engine import DEFINITIONS, OVER, ROW, UnknownPopulation, note_faithfulness
+from .engine import (
+    ADDITIVE, DEFINITIONS, OVER, ROW, UnknownPopulation, note_faithfulness)
 from .inquiry import sorted_out
 from ...types import OPERATORS, BadInput, Code, Coder, Explanation, Note, Rationale, UnknownOperator
+from ...waiting import patience
 
 # %% ../../../nbs/evaluation/faithfulness/80_stream.ipynb #ab98a27f
 def _fingerprint(*things) -> str:
@@ -46,9 +48,10 @@ def _weights(network):
 def coder_fingerprint(
     coder:Coder,
 ) -> str:      # 16 letters
-    "What a coder is known by: its codes and threshold, and its weights where it is one of ours"
-    weights = _weights(coder.network) if isinstance(coder, LabelAttentionCoder) else [type(coder).__name__]
-    return _fingerprint([str(c) for c in coder.codes], np.asarray(coder.threshold, float).tobytes(), *weights)
+    "What a coder is known by: its codes and threshold, its weights where it has some, and its name where it has one"
+    named = [coder.name] if hasattr(coder, 'name') else []
+    weights = _weights(coder.network) if isinstance(coder, TokenCoder) else [type(coder).__name__]
+    return _fingerprint([str(c) for c in coder.codes], np.asarray(coder.threshold, float).tobytes(), *named, *weights)
 
 # %% ../../../nbs/evaluation/faithfulness/80_stream.ipynb #3e2985ae
 def _scored(e):
@@ -156,28 +159,30 @@ def all_faithfulness(
     rationales:Collection[Rationale] = (),         # at most one for each note, code and source
     explanations:Collection[Explanation] = (),     # at most one for each note, code and method
     gold:Mapping[str, Collection[Code]]|None = None, # the codes of each note, by its id
-    definitions:Collection[str] = DEFINITIONS,     # some of eraser, emc, ferret, naopc
+    definitions:Collection[str] = DEFINITIONS,     # some of eraser, emc, ferret, naopc, yeh, ancona
     operators:Collection[str] = OPERATORS,         # mask, delete
     over:str = 'both',                             # predicted, gold, or both: codes that are one or the other
     n_random:int = 20,                             # draws of each control
-    seed:int = 0,                                  # of the controls
+    seed:int = 0,                                  # of the controls and of the sets
     levels:Collection[int]|None = None,            # numbers of words for ferret; None: every one
     most:int = 100,                                # words of the longest note that NAOPC is asked for
     folder:str|Path|None = None,                   # where finished notes are kept; a killed run goes on from there
     memory_mb:float = 64,                          # of answers remembered, and as much of masks on the table
     batch_size:int = 64,                           # questions a call, for a coder that is not one of ours
     progress:bool = True,                          # show a bar
+    n_sets:int = 100,                              # of words, for Yeh and for each size of Ancona; at least 2
 ) -> pd.DataFrame:                                 # the columns of `ROW`; value is NaN where it is undefined
     "Every faithfulness metric of rationales and explanations, with controls, note by note"
     notes,state = list(notes), PartialState(cpu=parse_flag_from_env('ACCELERATE_USE_CPU'))
     said = _checked(coder, notes, rationales, explanations, gold, definitions, operators, over)
     options = dict(definitions=list(definitions), n_random=n_random, seed=seed, levels=levels and list(levels),
                    most=most, operators=list(operators), over=over)
+    if ADDITIVE & set(definitions): options['n_sets'] = n_sets
     def belongs(): return run_fingerprint(coder, notes, rationales, explanations, gold, **options)
-    if state.num_processes > 1 and isinstance(coder, LabelAttentionCoder): coder = coder.to(state.device)
+    if state.num_processes > 1 and isinstance(coder, TokenCoder): coder = coder.to(state.device)
     mine = dealt([len(n) if n.id in said else 0 for n in notes], state.process_index, state.num_processes)
     mine = [i for i in mine if notes[i].id in said]
-    bar = tqdm(mine, 'faithfulness', delay=2, disable=not (progress and state.is_main_process))
+    bar = tqdm(mine, 'faithfulness', delay=patience(), disable=not (progress and state.is_main_process))
     def ask_about(n):
         of_note,memory = (gold or {}).get(n.id, ()), dict(memory_mb=memory_mb, batch_size=batch_size)
         return note_faithfulness(coder, n, *said[n.id], of_note, **memory, **options)[0]

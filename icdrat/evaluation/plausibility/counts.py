@@ -25,6 +25,7 @@ from ...data.corpus import UnknownNote
 from ..cards import COUNTS, check_definitions
 from ...text import merge_spans, spans_to_mask, words
 from ...types import BadInput, Explanation, Note, Rationale, RepeatedRationale, check_inside
+from ...waiting import patience
 
 # %% ../../../nbs/evaluation/plausibility/10_counts.ipynb #8d9e75c4
 def in_words(
@@ -283,7 +284,7 @@ def plausibility(
     offsets = None
     if 'words' in units:
         used = dict.fromkeys(i for answers in (truth, *methods.values()) for i,_ in answers)
-        offsets = {i: words(by_id[i].text) for i in tqdm(used, 'words', delay=2, disable=not progress)}
+        offsets = {i: words(by_id[i].text) for i in tqdm(used, 'words', delay=patience(), disable=not progress)}
     for method,answers in methods.items():
         pairs = list(truth) + [p for p in answers if p not in truth and over == 'union']
         spans = span_tables(truth, answers, pairs, offsets)

@@ -30,6 +30,7 @@ from .emc import (
 from .mdace import MATCHINGS, annotations, mdace_counts, mdace_prf
 from ...text import spans_to_mask, words
 from ...types import LEVELS, BadInput, Explanation, Note, Rationale, RepeatedRationale
+from ...waiting import patience
 
 # %% ../../../nbs/evaluation/plausibility/70_definitions.ipynb #f49b4bb7
 def levels_met(
@@ -283,7 +284,7 @@ def all_plausibility(
     used = {i for i in by_id if admission[i] in asked} if over == 'gold' else by_id
     offsets = {i:words(by_id[i].text) for i in used}
     def blocks():
-        for m,theirs,ours in tqdm(met, 'methods', delay=2, disable=not progress):
+        for m,theirs,ours in tqdm(met, 'methods', delay=patience(), disable=not progress):
             truth,(rs,es) = truths[theirs], work[m]
             if rs:
                 answers = pool(rs, by_id, ours, used)[m]

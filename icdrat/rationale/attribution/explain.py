@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['WordScores', 'NEEDS', 'METHODS', 'REFERENCES', 'AttentionCoder', 'attention', 'Method', 'MethodTwice', 'method',
-           'methods', 'UnknownMethod', 'UnknownOption', 'BadOption', 'WrongCoder', 'chosen', 'NoCodesFor', 'explain',
-           'read_note', 'BadNorm', 'normalised', 'label_attention', 'marked_evidence', 'draw_seed', 'word_offsets',
-           'random_scores', 'hidden_vectors', 'attgrad', 'rolled_out', 'attention_rollout']
+           'methods', 'UnknownMethod', 'UnknownOption', 'BadOption', 'WrongCoder', 'offered', 'chosen', 'NoCodesFor',
+           'explain', 'read_note', 'BadNorm', 'normalised', 'label_attention', 'marked_evidence', 'draw_seed',
+           'word_offsets', 'random_scores', 'hidden_vectors', 'attgrad', 'rolled_out', 'attention_rollout']
 
 # %% ../../../nbs/rationale/attribution/10_explain.ipynb #7bcff3dd
 import importlib
@@ -23,9 +23,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ...coder.base import expected, pad_batch
-from ...coder.network import LabelAttentionCoder, word_places, word_sums
+from ...coder.network import LabelAttentionCoder, TokenCoder, word_places, word_sums
 from ...text import readable
 from ...types import BadInput, Code, Coder, Explanation, Note, column
+from ...waiting import patience
 
 # %% ../../../nbs/rationale/attribution/10_explain.ipynb #fe1808bd
 @runtime_checkable
@@ -47,7 +48,7 @@ def attention(
 ) -> list[Explanation]:                   # one per (note, code); each one's scores sum to 1
     "The label-wise attention of a coder (Mullenbach et al. 2018)"
     explanations = []
-    for first in tqdm(range(0, len(notes), batch_size), 'attention', delay=2, disable=not progress):
+    for first in tqdm(range(0, len(notes), batch_size), 'attention', delay=patience(), disable=not progress):
         batch = notes[first:first+batch_size]
         start = perf_counter()
         answers = coder.attention([n.text for n in batch])
@@ -66,7 +67,8 @@ NEEDS = dict(
     coder     = ("any coder", lambda c: True),
     attention = ("a coder with a method `attention`", lambda c: isinstance(c, AttentionCoder)),
     evidence  = ("a coder that marks evidence, such as architecture evidence", _marks),
-    network   = ("a LabelAttentionCoder", lambda c: isinstance(c, LabelAttentionCoder)),
+    network   = ("a coder with a network that can be opened", lambda c: isinstance(c, TokenCoder)),
+    heads     = ("a LabelAttentionCoder", lambda c: isinstance(c, LabelAttentionCoder)),
     layers    = ("a LabelAttentionCoder whose network has `self_attentions`, such as plm_icd", _has_layers))
 
 @dataclass(frozen=True)
@@ -118,22 +120,17 @@ class UnknownOption(BadInput): "The method has no such option"
 class BadOption(BadInput): "An option of the method has a value that it cannot have"
 class WrongCoder(BadInput): "The method asks more than this coder can tell"
 
-def chosen(
-    coder:Coder,
+def offered(
     method:str,        # a name on the shelf
     options:dict,      # what it will be given
     by:str = 'icdrat', # or captum
 ) -> Method:
-    "The method, if it is there and can be asked of this coder with these options"
+    "The method, if it is there and has these options"
     shelf = METHODS if by == 'icdrat' and method in METHODS else methods(by)
     if method not in shelf:
         whose = ' by captum' if by == 'captum' else ''
         raise UnknownMethod(f"no method {method!r}{whose}; there are {', '.join(sorted(shelf))}")
     found = shelf[method]
-    words,fits = NEEDS[found.needs]
-    if not fits(coder):
-        kind = getattr(getattr(coder, 'network', None), 'architecture', '') or type(coder).__name__
-        raise WrongCoder(f"{method} needs {words}; this is a {kind}")
     unknown = [o for o in options if o not in found.options]
     if unknown:
         has = ', '.join(found.options) or 'none'
@@ -141,6 +138,22 @@ def chosen(
     for name,value in options.items():
         should = expected(value, inspect.signature(found.run).parameters[name].default)
         if should: raise BadOption(f"{method}: option {name} is {value!r}; it should be {should}")
+    return found
+
+def chosen(
+    coder:Coder,
+    method:str,        # a name on the shelf
+    options:dict,      # what it will be given
+    by:str = 'icdrat', # or captum
+) -> Method:
+    "The method, if it is there and can be asked of this coder with these options"
+    found = offered(method, options, by)
+    words,fits = NEEDS[found.needs]
+    if not fits(coder):
+        kind = getattr(getattr(coder, 'network', None), 'architecture', '') or type(coder).__name__
+        none = '' if NEEDS['attention'][1](coder) else ' without label attention'
+        rest = [name for name,m in methods(by).items() if NEEDS[m.needs][1](coder)]
+        raise WrongCoder(f"{method} needs {words}; this is a {kind}{none}, which {', '.join(rest)} can explain")
     return found
 
 # %% ../../../nbs/rationale/attribution/10_explain.ipynb #c1f61600
@@ -165,7 +178,7 @@ def explain(
             f"{missing[0]} is not in codes_of ({len(missing)} of {len(notes)} notes); "
             "give an empty list where nothing is asked")
     columns,explanations = {n.id:[column(coder, c) for c in codes_of[n.id]] for n in notes}, []
-    for n in tqdm(notes, method, delay=2, disable=not progress):
+    for n in tqdm(notes, method, delay=patience(), disable=not progress):
         asked = columns[n.id]
         if not asked: continue
         start = perf_counter()
@@ -177,7 +190,7 @@ def explain(
 
 # %% ../../../nbs/rationale/attribution/10_explain.ipynb #b85167af
 def read_note(
-    coder:LabelAttentionCoder,
+    coder:TokenCoder,
     text:str,  # one note
 ) -> tuple[Int[np.ndarray, "tokens"], Int[np.ndarray, "_words 2"], Int[np.ndarray, "tokens"]]:
     "A note as tokens and words: the tokens, where the words stand, and the word of each token, or -1"
@@ -265,7 +278,7 @@ def hidden_vectors(
     with torch.no_grad(): hidden = torch.cat([net.hidden(*g) for g in groups])
     return hidden.reshape(1, rows.shape[1], -1), real
 
-@method('attgrad')
+@method('attgrad', needs='heads')
 def attgrad(
     coder:LabelAttentionCoder,
     note:Note,

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['GROUP', 'NEVER', 'CURVES', 'PRODUCTS', 'UNSEEN', 'in_units', 'plain', 'between', 'through_softmax', 'Sent', 'by_note',
-           'by_unit', 'spread_attention', 'sent_down', 'unlearning', 'pulled', 'worth_walking', 'Walk', 'Units', 'walk',
-           'Embedded', 'embedded', 'BadReduction', 'input_x_gradient', 'attingrad', 'integrated_gradients',
-           'shap_draws', 'gradient_shap', 'straight', 'secant', 'product', 'softmax_rule', 'norm_rule', 'NoRule',
-           'attention_rule', 'Secants', 'rescaled', 'DoesNotAddUp', 'BadRule', 'deeplift']
+           'by_unit', 'spread_attention', 'sent_down', 'Returned', 'sent_back', 'unlearning', 'pulled', 'worth_walking',
+           'Walk', 'Units', 'walk', 'Embedded', 'embedded', 'BadReduction', 'input_x_gradient', 'attingrad',
+           'integrated_gradients', 'shap_draws', 'gradient_shap', 'straight', 'secant', 'product', 'softmax_rule',
+           'norm_rule', 'NoRule', 'attention_rule', 'max_rule', 'odds_rule', 'Secants', 'rescaled', 'DoesNotAddUp',
+           'BadRule', 'deeplift']
 
 # %% ../../../nbs/rationale/attribution/20_gradients.ipynb #1df0945e
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ...coder.network import NOTHING, LabelAttentionCoder, LabelNetwork, half, word_sums
+from ...coder.network import NOTHING, LabelAttentionCoder, LabelNetwork, TokenCoder, half, word_sums
 from .explain import WordScores, draw_seed, method, normalised, read_note
 from ...types import BadInput, Note
 
@@ -126,6 +127,32 @@ def sent_down(
     kappa = through_softmax(by_note(a, n_notes), mean)
     return Sent(logits.detach(), alpha, (alpha + alpha0)/2, by_unit(kappa, len(alpha)//n_notes), per_gathered)
 
+# %% ../../../nbs/rationale/attribution/20_gradients.ipynb #b4001d39
+@dataclass(frozen=True, eq=False)
+class Returned:
+    "What the codes make of whole notes that are read in chunks, and what they send back to each chunk"
+    logits:Float[Tensor, "notes codes"]
+    slopes:Float[Tensor, "units codes labels"]
+    attention = None
+    def part(self, head, hidden:Float[Tensor, "_units labels"], units:Int[Tensor, "_units"], columns:list[int]):
+        "A number for each unit and code whose gradient is that of the logit"
+        return (self.slopes[units]*hidden[:, None]).sum(-1)
+
+def sent_back(
+    head,                           # of the network, with `answer`
+    hidden:Sequence[Tensor],        # what each group of units says
+    bases:Sequence[Tensor]|None,    # the same of the base
+    real:Bool[Tensor, "units tokens"],
+    n_notes:int,
+    columns:list[int],              # the codes wanted
+    slope:Callable = plain,
+) -> Returned:
+    "Logits, and what each code sends back to each unit"
+    h,base = torch.cat(list(hidden)).requires_grad_(), None if bases is None else torch.cat(list(bases))
+    logits = slope(lambda v: head.answer(v.unflatten(0, (n_notes, -1)), columns), (h,), (base,))
+    slopes = [torch.autograd.grad(l.sum(), h, retain_graph=True)[0] for l in logits.unbind(1)]
+    return Returned(logits.detach(), torch.stack(slopes, 1))
+
 # %% ../../../nbs/rationale/attribution/20_gradients.ipynb #232ec111
 @contextmanager
 def unlearning(network:LabelNetwork) -> Iterator[None]:
@@ -164,7 +191,7 @@ class Walk:
     "What a walk back through the encoder has found"
     logits:Float[Tensor, "notes codes"]
     scores:Float[Tensor, "notes codes tokens"]    # gradient times direction
-    attention:Float[Tensor, "notes codes tokens"]
+    attention:Float[Tensor, "notes codes tokens"]|None # None: the network has none for labels
     n_walks:int                                   # pairs of a code and a group of units that were walked
 
 GROUP = 128 # tokens that are encoded together; what belongs to so many fits into the cache of a processor
@@ -229,7 +256,8 @@ def walk(
         graphs = {i:units.encode(i, True) for i in n_groups if (i+1)*len(groups[0])*units.x.shape[1] <= most_tokens}
         hidden = [(graphs[i] if i in graphs else units.encode(i, False))[1].detach() for i in n_groups]
         bases  = units.at_base()
-        sent   = sent_down(network.head, hidden, bases, units.real, len(x), columns, units.slope)
+        send   = sent_back if hasattr(network.head, 'answer') else sent_down
+        sent   = send(network.head, hidden, bases, units.real, len(x), columns, units.slope)
         rows   = lambda i: units.rows(i, sent, hidden, bases, columns)
         worth  = torch.ones(len(groups), len(columns), dtype=bool)
         if skip and len(groups) > 1:
@@ -242,7 +270,8 @@ def walk(
             times = [w*D[g] for w in pulled(h, leaf, rows(i)[some])]
             scores[g[:, None], some] = torch.cat([t.norm(dim=-1) if l2 else t.sum(-1) for t in times]).transpose(0, 1)
     whole = lambda t: by_note(t, len(x))[..., :x.shape[1]]
-    return Walk(sent.logits, whole(scores), whole(sent.attention), int(worth.sum()))
+    attention = None if sent.attention is None else whole(sent.attention)
+    return Walk(sent.logits, whole(scores), attention, int(worth.sum()))
 
 # %% ../../../nbs/rationale/attribution/20_gradients.ipynb #56f21246
 @dataclass(frozen=True, eq=False)
@@ -257,7 +286,7 @@ class Embedded:
         return self.places, word_sums(torch.as_tensor(scores).cpu().numpy(), self.word, len(self.places))
 
 def embedded(
-    coder:LabelAttentionCoder,
+    coder:TokenCoder,
     text:str,  # one note
 ) -> Embedded:
     "The embeddings of a note and of its baseline"
@@ -272,7 +301,7 @@ class BadReduction(BadInput): "The numbers of an embedding become one by 'l2' or
 
 @method('input_x_gradient')
 def input_x_gradient(
-    coder:LabelAttentionCoder,
+    coder:TokenCoder,
     note:Note,
     columns:list[int],        # of the codes
     reduce:str = 'l2',        # 'l2': the length over the embedding, 0 or more; 'sum': signed
@@ -287,7 +316,7 @@ def input_x_gradient(
     return n.to_words(found.scores[0])
 
 # %% ../../../nbs/rationale/attribution/20_gradients.ipynb #e2c224ee
-@method('attingrad')
+@method('attingrad', needs='heads')
 def attingrad(
     coder:LabelAttentionCoder,
     note:Note,
@@ -305,7 +334,7 @@ def attingrad(
 # %% ../../../nbs/rationale/attribution/20_gradients.ipynb #8afbb2c4
 @method('integrated_gradients', signed=True)
 def integrated_gradients(
-    coder:LabelAttentionCoder,
+    coder:TokenCoder,
     note:Note,
     columns:list[int],        # of the codes
     n_steps:int = 50,         # points between baseline and note
@@ -338,7 +367,7 @@ def shap_draws(
 
 @method('gradient_shap', signed=True)
 def gradient_shap(
-    coder:LabelAttentionCoder,
+    coder:TokenCoder,
     note:Note,
     columns:list[int],        # of the codes
     n_samples:int = 5,        # points that are drawn
@@ -411,13 +440,33 @@ def attention_rule(q, k, v, q0, k0, v0, attn_mask=None, dropout_p=0., is_causal=
     s,s0 = hidden(product(scores, q, k, q0, k0)), hidden(scores(q0, k0))
     return product(torch.matmul, softmax_rule(s, s0), v, s0.softmax(-1), v0)
 
+# %% ../../../nbs/rationale/attribution/20_gradients.ipynb #5af6f280
+def max_rule(z, z0, dim, keepdim=False):
+    "The slope is shared by who is largest at the input and who is largest at the base"
+    step = z.detach() - z0
+    at,at0 = (torch.zeros_like(z0).scatter(dim, v.argmax(dim, True), 1) for v in (z.detach(), z0))
+    top,top0 = z.detach().amax(dim, True), z0.amax(dim, True)
+    first,other = (step*at).sum(dim, True), (step*at0).sum(dim, True)
+    share = (first - (top - top0))/torch.where(first > other, first - other, 1)
+    share = torch.where(first > other, share.clamp(0, 1), 0)
+    largest = straight(top, (z*(at*(1 - share) + at0*share)).sum(dim, True))
+    return largest if keepdim else largest.squeeze(dim)
+
+def odds_rule(z, z0, dim, keepdim=False):
+    "exponential, sum, logarithm"
+    most = torch.maximum(z.detach(), z0).amax(dim, True)
+    total = secant(torch.exp, z - most, z0 - most).sum(dim, True)
+    found = secant(torch.log, total, (z0 - most).exp().sum(dim, True)) + most
+    return found if keepdim else found.squeeze(dim)
+
 # %% ../../../nbs/rationale/attribution/20_gradients.ipynb #648b5204
 CURVES = ('tanh sigmoid relu gelu silu elu selu leaky_relu softplus exp erf sqrt rsqrt square log reciprocal '
           'hardtanh celu mish').split()
 PRODUCTS = 'mul matmul bmm __mul__ __matmul__ __rmul__'.split()
 UNSEEN = ('lstm gru rnn_tanh rnn_relu multi_head_attention_forward einsum max_pool1d log_softmax pow '
           'tanh_ relu_ sigmoid_ exp_').split()
-_STEPS = {*CURVES, *PRODUCTS, *UNSEEN, 'div', 'softmax', 'layer_norm', 'scaled_dot_product_attention'}
+_STEPS = {*CURVES, *PRODUCTS, *UNSEEN, 'div', 'softmax', 'layer_norm', 'scaled_dot_product_attention', 'amax',
+          'logsumexp'}
 
 class Secants(TorchFunctionMode):
     "Writes down a function's steps at the base, then gives each step at the input the slope of its secant"
@@ -438,6 +487,8 @@ class Secants(TorchFunctionMode):
         if name in PRODUCTS: return product(func, *args, *base) if torch.is_tensor(args[1]) else func(*args)
         if name == 'div': return self._div(args, base)
         if name == 'softmax': return softmax_rule(args[0], base[0], *args[1:2], **kwargs)
+        if name == 'amax': return max_rule(args[0], base[0], *args[1:], **kwargs)
+        if name == 'logsumexp': return odds_rule(args[0], base[0], *args[1:], **kwargs)
         if name == 'layer_norm': return norm_rule(args[0], base[0], *args[1:], **kwargs)
         if name == 'scaled_dot_product_attention': return attention_rule(*args[:3], *base[:3], *args[3:], **kwargs)
         raise NoRule(
@@ -461,7 +512,7 @@ class BadRule(BadInput): "DeepLIFT goes by the rescale rule, or by the gradient 
 
 @method('deeplift', signed=True)
 def deeplift(
-    coder:LabelAttentionCoder,
+    coder:TokenCoder,
     note:Note,
     columns:list[int],        # of the codes
     rule:str = 'rescale',     # or 'gradient': that of the note, times the difference

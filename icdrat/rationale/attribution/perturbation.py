@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Lasso, LinearRegression
 
-from ...coder.network import LabelAttentionCoder
+from ...coder.network import TokenCoder
 from .explain import WordScores, draw_seed, method, normalised, read_note, word_offsets
 from ...types import OPERATORS, Coder, Note, Span, UnknownOperator
 
@@ -25,7 +25,7 @@ class Question:
         if operator not in OPERATORS:
             raise UnknownOperator(f"{operator!r}: words are hidden by {' or '.join(OPERATORS)}")
         self.coder,self.text,self.columns,self.operator,self.at_once = coder, text, columns, operator, at_once
-        self.opened,self.places = isinstance(coder, LabelAttentionCoder), word_offsets(coder, text)
+        self.opened,self.places = isinstance(coder, TokenCoder), word_offsets(coder, text)
         self.ids,_,self.word = read_note(coder, text) if self.opened else (None, None, np.arange(len(self.places)))
         self.read = np.unique(self.word[self.word >= 0]) # the words that can be taken away
         column_of = np.searchsorted(self.read, self.word)

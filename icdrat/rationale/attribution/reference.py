@@ -40,7 +40,11 @@ class FromEmbeddings(nn.Module):
         x = in_units(x, size).view(*real.shape, -1)
         return attend(self.network.head, self.network.encode(x, real), real, self.columns)
     def forward(self, x:Float[Tensor, "notes tokens embedding"]) -> Float[Tensor, "notes codes"]:
-        return self.attended(x)[0]
+        net = self.network
+        if not hasattr(net.head, 'answer'): return self.attended(x)[0]
+        there = torch.ones(x.shape[:2], dtype=bool, device=x.device)
+        said = net.encode(in_units(x, net.block), in_units(there, net.block))
+        return net.head.answer(said.unflatten(0, (len(x), -1)), self.columns)
 
 # %% ../../../nbs/rationale/attribution/40_reference.ipynb #ac3a7a8d
 class FromWords(Question):
@@ -49,7 +53,7 @@ class FromWords(Question):
         return torch.as_tensor(self._ask(z.bool().cpu().numpy()))
     @torch.no_grad()
     def _ask(self, keep):
-        if not self.opened: return super()._ask(keep)
+        if not isinstance(self.coder, LabelAttentionCoder): return super()._ask(keep)
         coder,net = self.coder, self.coder.network
         rows,out = self._rows(keep), [None]*len(keep)
         for batch in by_length([len(r) for r in rows], coder.batch_tokens):
@@ -90,7 +94,7 @@ def captum_input_x_gradient(coder:LabelAttentionCoder, note:Note, columns:list[i
     found = _numbers(coder, n, columns, InputXGradient)
     return n.to_words(found.norm(dim=-1) if reduce == 'l2' else found.sum(-1))
 
-@method('attingrad', shelf=REFERENCES)
+@method('attingrad', needs='heads', shelf=REFERENCES)
 def captum_attingrad(coder:LabelAttentionCoder, note:Note, columns:list[int], norm:str|None='code') -> WordScores:
     "captum's InputXGradient for each code, times the attention"
     n = embedded(coder, note.text)

@@ -39,6 +39,7 @@ from .store import (
     Asked, ErrorInside, NotAnAnswer, Quoted, Reply, RestrictedNote, Store, gather, key, lacks, reply, write_batch)
 from ..mention.linker import NoCodesForNote
 from ...types import BadInput, Code, Note, Rationale
+from ...waiting import patience
 
 # %% ../../../nbs/rationale/llm/40_server.ipynb #139f8926
 class NoServer(BadInput): "No language model can be reached"
@@ -576,7 +577,7 @@ def _ask_the_rest(made:Plan, desk:Desk, concurrency:int, progress:bool) -> None:
     if not todo: return
     desk.store.check_open() # before anything is paid for
     total = len(made.bodies)
-    bar = tqdm(total=total, initial=total-len(todo), desc=desk.server.model, delay=2, disable=not progress)
+    bar = tqdm(total=total, initial=total-len(todo), desc=desk.server.model, delay=patience(), disable=not progress)
     with silent(), bar: wait_for(ask_all(desk, todo, concurrency, lambda d: _shown(bar, d)))
 
 # %% ../../../nbs/rationale/llm/40_server.ipynb #3c7a0006
