@@ -4,7 +4,7 @@ import re
 from typing import get_type_hints
 
 import pytest
-import typer
+from commands import commands
 from typer.testing import CliRunner
 
 from icdrat.cli.app import app
@@ -18,14 +18,7 @@ NAMES_OF_OWN = {(("rationales", "prompt"), "source")}
 
 def options_of_commands():
     "Every option that takes a number or one of a few words, with what it cannot be"
-
-    def walk(command, *words):
-        for name, below in getattr(command, "commands", {}).items():
-            yield from walk(below, *words, name)
-        if not hasattr(command, "commands"):
-            yield words, command
-
-    for words, command in walk(typer.main.get_command(app)):
+    for words, command in commands():
         for option in command.params:
             kind = str(get_type_hints(command.callback).get(option.name, bool))
             if re.search("Path|bool", kind) or option.name in ANYTHING or (words, option.name) in NAMES_OF_OWN:

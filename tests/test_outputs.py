@@ -14,7 +14,7 @@ from typing import get_type_hints
 
 import pandas as pd
 import pytest
-import typer
+from commands import commands
 from typer.testing import CliRunner
 
 from icdrat.cli.main import app
@@ -571,14 +571,7 @@ READ = {(("annotate", "settle"), "settled"), (("annotate", "export"), "rationale
 
 def paths_of_commands():
     "Every option of every command that names a place where something is written"
-
-    def walk(command, *words):
-        for name, below in getattr(command, "commands", {}).items():
-            yield from walk(below, *words, name)
-        if not hasattr(command, "commands"):
-            yield words, command
-
-    for words, command in walk(typer.main.get_command(app)):
+    for words, command in commands():
         for option in command.params:
             path = "Path" in str(get_type_hints(command.callback).get(option.name))
             read = option.name in INPUTS or (words, option.name) in READ
