@@ -1,6 +1,8 @@
 "The rules of the house: folders are the architecture, imports go one way, notebooks read like texts."
 
 import ast
+import builtins
+import importlib
 import json
 import re
 import shutil
@@ -192,6 +194,33 @@ def test_no_line_of_a_notebook_s_code_is_long(path):
     code = [source(c) for c in cells(path) if c["cell_type"] == "code"]
     long = [line for c in code for line in c.splitlines() if len(line) > 120]
     assert not long, f"{len(long)} lines over 120 characters, the first: {long[0][:60]} …"
+
+
+def names_of_star(node):
+    module = importlib.import_module(node.module)
+    return getattr(module, "__all__", [name for name in vars(module) if not name.startswith("_")])
+
+
+@by_path(sorted(p for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts))
+def test_every_name_that_a_notebook_uses_is_bound_in_it(path):
+    "A name that an import once brought is missed before the notebook is run"
+    text = "\n".join(source(c) for c in cells(path) if c["cell_type"] == "code")
+    plain = "\n".join(re.sub(r"^(\s*)[%!].*", r"\1pass", line) for line in text.splitlines())
+    bound, used = {*dir(builtins), "get_ipython", "display", "__name__", "__file__"}, set()
+    for node in ast.walk(ast.parse(plain)):
+        if isinstance(node, ast.Name):
+            (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)
+        elif isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+            bound.update(names_of_star(node))
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            bound.update((a.asname or a.name).split(".")[0] for a in node.names)
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            bound.add(node.name)
+        elif isinstance(node, ast.arg):
+            bound.add(node.arg)
+        elif isinstance(node, ast.ExceptHandler) and node.name:
+            bound.add(node.name)
+    assert not used - bound
 
 
 @by_path(LIBRARY)

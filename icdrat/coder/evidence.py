@@ -98,15 +98,13 @@ class Neighbours(nn.Module):
     def __init__(self, width:int=7, hidden:int=16, dtype:str='float32'):
         super().__init__()
         kind = getattr(torch, dtype)
-        self.look = _layer(nn.Conv1d, 3, hidden, width, padding=width//2, dtype=kind)
-        self.say = _layer(nn.Conv1d, hidden, 1, 1, dtype=kind)
+        self.look = _layer(nn.Conv2d, 3, hidden, (width, 1), padding=(width//2, 0), dtype=kind)  # along the tokens
+        self.say = _layer(nn.Conv2d, hidden, 1, 1, dtype=kind)
     def forward(self, t:Float[Tensor, "notes tokens codes"], real:Bool[Tensor, "notes tokens"]) -> Tensor:
         "The same logits, after the neighbours were asked"
         p = t.sigmoid()
         rows = torch.stack([p, t.clamp(-8, 8)/8, rivals(p)], 1)*real[:, None, :, None]
-        n,_,n_tokens,n_codes = rows.shape
-        said = self.say(self.look(rows.permute(0, 3, 1, 2).reshape(-1, 3, n_tokens)).relu())
-        return t + said.reshape(n, n_codes, n_tokens).transpose(1, 2)
+        return t + self.say(self.look(rows).relu())[:, 0]
 
 # %% ../../nbs/coder/40_evidence.ipynb #8adaf7c5
 def _sizes(network:LabelNetwork) -> dict:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from .network import ALL, TokenCoder, LabelNetwork, block_parts, encoded, joined
+from .network import ALL, LabelNetwork, TokenCoder, block_parts, encoded, joined
 from ..text import readable
 from ..types import OPERATORS, UnknownOperator
 

@@ -493,13 +493,16 @@ def deterministic(
 ):
     "Within the block, torch uses operations that give the same numbers each time, and its random state is its own"
     before,n = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+    memory,filled = torch.utils.deterministic, torch.utils.deterministic.fill_uninitialized_memory
     os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # without it CUDA's products refuse
     with torch.random.fork_rng():
         torch.use_deterministic_algorithms(True)
+        memory.fill_uninitialized_memory = False                 # whoever reads what nobody wrote has a fault to mend
         torch.set_num_threads(threads or n)
         try: yield
         finally:
             torch.use_deterministic_algorithms(before)
+            memory.fill_uninitialized_memory = filled
             torch.set_num_threads(n)
 
 # %% ../../nbs/coder/60_training.ipynb #f9f28f52

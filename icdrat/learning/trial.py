@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TAUGHT', 'EXTRACTOR', 'MARKED', 'CODES', 'TRAINS', 'COUNTS_TOO', 'Bench', 'teacher_marks', 'student_recipe',
-           'Training', 'trained', 'own_method', 'scored_words', 'pointed', 'Trial', 'joined', 'rationale_trial',
-           'code_trial', 'sources', 'trial_key', 'kept_trial', 'student_trial']
+           'Training', 'trained', 'own_method', 'scored_words', 'pointed', 'Trial', 'joined', 'answers',
+           'rationale_trial', 'code_trial', 'sources', 'trial_key', 'kept_trial', 'student_trial']
 
 # %% ../../nbs/learning/40_trial.ipynb #ca55b899
 import hashlib
@@ -19,12 +19,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 import icdrat
 from ..coder.network import LabelAttentionCoder
 from ..coder.recipe import Recipe, recipe
 from ..coder.scores import in_rank_order, list_scores, predictions
-from ..coder.training import OtherTraining, fingerprint
+from ..coder.training import OtherTraining, fingerprint, network_named
 from ..data.corpus import Corpus, code_matrix, codes_among, head
 from ..data.exchange import whole_file
 from ..evaluation.aggregate import PAIR
@@ -93,13 +94,15 @@ def teacher_marks(
 EXTRACTOR = 'extractor'
 
 def student_recipe(
-    name:str,    # of a student: an architecture, or one with a loss for honesty, such as caml+igr; or extractor
+    name:str,    # of a student, such as caml, evidence-laat, caml+igr or extractor
     **changes,   # of its recipe
 ) -> Recipe:     # of an extractor only the seed counts
     "What to train, and how"
     if name == EXTRACTOR: return Recipe(EXTRACTOR, seed=changes.get('seed', 0))
-    architecture,_,honest = name.partition('+')
-    return recipe(architecture, **changes, **(dict(honest=honest) if honest else {}))
+    network,_,honest = name.partition('+')
+    architecture,_,base = network.partition('-')
+    more = {k:v for k,v in dict(base=base, honest=honest).items() if v}
+    return recipe(architecture, **changes, **more)
 
 class Training(NamedTuple):
     "Who is taught, by whom, and how"
@@ -179,12 +182,17 @@ def joined(
     trials = list(trials)
     return Trial(*(pd.concat(t, ignore_index=True).assign(**about) for t in zip(*trials)))
 
+def answers(coder:LabelAttentionCoder, bench:Bench) -> Float[np.ndarray, "notes codes"]:
+    "What a coder says of the test notes"
+    return coder([n.text for n in bench.test.notes])
+
 def rationale_trial(
     rationales:Iterable[Rationale],  # for test notes
     bench:Bench,
     coder:LabelAttentionCoder,       # that is questioned
     cut:str = '',                    # who chose it
     seconds:dict[str, float]|None = None, # by note id; None: not measured
+    p:Float[np.ndarray, "notes codes"]|None = None, # what it says of the test notes; None: it is asked
 ) -> Trial:
     "How far evidence agrees with experts, and whether a coder uses it"
     rationales = list(rationales)
@@ -192,7 +200,7 @@ def rationale_trial(
     answered = {r.note_id for r in rationales}
     counts = plausibility(
         bench.test.notes, [r for r in bench.gold if r.note_id in answered], rationales, MARKED, progress=False)
-    given = predictions(coder([n.text for n in bench.test.notes]), coder.threshold)
+    given = predictions(answers(coder, bench) if p is None else p, coder.threshold)
     said = {(n.id, str(c)) for n,row in zip(bench.test.notes, given) for c,yes in zip(coder.codes, row) if yes}
     theirs = counts[[pair in said for pair in zip(counts['note_id'], counts['code'])]]
     counts = pd.concat([counts, theirs[theirs['definition'] == 'token'].assign(definition='predicted/token')])
@@ -211,10 +219,10 @@ CODES = 'codes'
 def code_trial(
     coder:LabelAttentionCoder,
     bench:Bench,
+    p:Float[np.ndarray, "notes codes"]|None = None, # what it says of the test notes; None: it is asked
 ) -> Trial:
     "How well codes are assigned: in all, in each band of frequency, and as a list"
-    texts,ids = [n.text for n in bench.test.notes], [n.id for n in bench.test.notes]
-    p,truth = coder(texts), bench.truth
+    p,truth,ids = answers(coder, bench) if p is None else p, bench.truth, [n.id for n in bench.test.notes]
     given,there = predictions(p, coder.threshold), truth.any(0)  # codes that no test note has do not count
     band = np.array([bench.bands[str(c)] for c in bench.codes])
     parts = {CODES:there} | {f'{CODES}/{b}':there & (band == b) for b in dict.fromkeys(bench.bands.values())}
@@ -249,7 +257,7 @@ def trial_key(
 ) -> str:               # sixteen letters
     "What a trial depends on"
     t,parts = training, (bench.corpus.split('train'), bench.validation, bench.test)
-    loss = objective(t.by, t.student == 'evidence')
+    loss = None if t.student == EXTRACTOR else objective(t.by, network_named(t.recipe.architecture).marks)
     learned = fingerprint(*parts[:2], bench.codes, t.recipe, t.marks, loss, t.weight)
     met = fingerprint(bench.test, bench.test, bench.codes, t.recipe, bench.gold)
     things = [t.student, t.teacher, t.seed, learned, met, bench.n_asked, sources(COUNTS_TOO), *map(str, asked)]
@@ -284,9 +292,10 @@ def student_trial(
     held = [r for r in t.marks if len(r) and r.note_id in bench.validation.codes]
     if held and t.teacher != 'human': by['teacher'] = held
     judge = coder() if isinstance(student, Extractor) else student
-    found = [] if isinstance(student, Extractor) else [code_trial(student, bench)]
+    p = answers(judge, bench)
+    found = [] if isinstance(student, Extractor) else [code_trial(student, bench, p)]
     for method in (None, *explainers):
         own = {k:v for k,v in options.items() if method and k in methods()[method].options}
         shown,seconds = pointed(student, bench, by, method, bench.n_asked if method else 0, **own)
-        found += [rationale_trial(rs, bench, judge, cut, seconds) for cut,rs in shown.items()]
+        found += [rationale_trial(rs, bench, judge, cut, seconds, p) for cut,rs in shown.items()]
     return joined(found)

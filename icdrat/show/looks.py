@@ -67,9 +67,12 @@ def student_in_print(
     name:str, # of a student, as experiments have it; none: nobody
 ) -> str:     # as a reader should see it
     "The name of a student in a table or figure"
-    kind,_,honest = name.partition('+')
+    network,_,honest = name.partition('+')
+    kind,_,base = network.partition('-')
     if kind == 'none': return '–'
-    return ', '.join([ARCHITECTURES.get(kind) or in_print(kind), *[HONEST.get(honest, honest)]*bool(honest)])
+    named = ARCHITECTURES.get(kind) or in_print(kind)
+    on = f' on {ARCHITECTURES.get(base, base)}' if base else ''
+    return ', '.join([named + on, *[HONEST.get(honest, honest)]*bool(honest)])
 
 def corpus_in_print(
     name:str, # of a corpus
