@@ -35,7 +35,7 @@ def write(folder, n_lines, n_gold):
     "Notes, predictions for all of their codes, and gold for the first of them"
     from icdrat.codes import _categories
 
-    rng, codes = random.Random(0), _categories()[:200]
+    rng, codes = random.Random(0), list(dict.fromkeys(_categories()))[:200]
     with (
         open(folder / "notes.jsonl", "w") as notes,
         open(folder / "pred.jsonl", "w") as pred,

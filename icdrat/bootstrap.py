@@ -44,7 +44,9 @@ def bootstrap_weights(
         raise NothingToResample("not one note to resample; is the table empty, or has a filter left nothing?")
     if not 1 <= n_draws <= MOST_DRAWS:
         raise NothingToResample(f"{n_draws} resamples: there are from 1 to {MOST_DRAWS}, usually 2000")
-    weights = np.random.default_rng(seed).multinomial(n_notes, np.full(n_notes, 1/n_notes), size=n_draws)
+    rng,even = np.random.default_rng(seed), np.full(n_notes, 1/n_notes)
+    weights = np.empty((n_draws, n_notes), np.int32)
+    for i in range(0, n_draws, 250): weights[i:i+250] = rng.multinomial(n_notes, even, size=len(weights[i:i+250]))
     weights.setflags(write=False)
     return weights
 

@@ -218,8 +218,10 @@ def test_every_name_that_a_notebook_uses_is_bound_in_it(path):
             bound.add(node.name)
         elif isinstance(node, ast.arg):
             bound.add(node.arg)
-        elif isinstance(node, ast.ExceptHandler) and node.name:
+        elif isinstance(node, (ast.ExceptHandler, ast.MatchAs, ast.MatchStar)):
             bound.add(node.name)
+        elif isinstance(node, ast.MatchMapping):
+            bound.add(node.rest)
     assert not used - bound
 
 

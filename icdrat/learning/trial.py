@@ -182,6 +182,7 @@ def joined(
     trials = list(trials)
     return Trial(*(pd.concat(t, ignore_index=True).assign(**about) for t in zip(*trials)))
 
+# %% ../../nbs/learning/40_trial.ipynb #d145c37f
 def answers(coder:LabelAttentionCoder, bench:Bench) -> Float[np.ndarray, "notes codes"]:
     "What a coder says of the test notes"
     return coder([n.text for n in bench.test.notes])

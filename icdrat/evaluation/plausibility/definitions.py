@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int
 from tqdm import tqdm
 
 from ...bootstrap import mean, ratio
@@ -29,7 +30,7 @@ from .emc import (
     gold_mask, run_recall, scored, silent, top_counts, top_iou)
 from .mdace import MATCHINGS, annotations, mdace_counts, mdace_prf
 from ...text import spans_to_mask, words
-from ...types import LEVELS, BadInput, Explanation, Note, Rationale, RepeatedRationale
+from ...types import LEVELS, BadInput, Code, Explanation, Note, Rationale, RepeatedRationale
 from ...waiting import patience
 
 # %% ../../../nbs/evaluation/plausibility/70_definitions.ipynb #f49b4bb7
@@ -69,16 +70,20 @@ def text_numbers(
     answers:dict,                     # (note id, code) -> predicted spans
     texts:dict[str, str],             # by note id
     admission:dict[str, str],         # by note id
-) -> dict[str, dict[tuple, tuple]]:   # matching -> (admission, code) -> the columns of `COUNTS`
+    keys:Sequence[tuple[str, Code]],  # (admission, code); others are passed over
+) -> dict[str, Int[np.ndarray, "keys 4"]]: # matching -> the columns of `COUNTS` for each key
     "What each pair adds under the definitions of MDACE"
-    sides = [defaultdict(list), defaultdict(list)]
+    row = {(a, c.value, c.system):n for n,(a,c) in enumerate(keys)}
+    numbers,sides = {name:np.zeros((len(keys), 4), int) for name in MATCHINGS}, [defaultdict(list), defaultdict(list)]
     for side,of in zip(sides, (truth, answers)):
-        for (i,code),spans in of.items(): side[admission[i]] += annotations([Rationale(i, code, tuple(spans), 'any')])
-    found = {name:{} for name in MATCHINGS}
+        for i,code in of: side[admission[i]].append((i, code))
+    def marks(side, of, a): return annotations(Rationale(i, c, tuple(of[i, c]), 'any') for i,c in side.get(a, ()))
     for a in dict.fromkeys([*sides[0], *sides[1]]):
-        counted = mdace_counts(sorted(sides[0][a]), sorted(sides[1][a]), texts)
-        for name,counts in counted.items(): found[name].update({(a, *c):n for c,n in counts.items()})
-    return found
+        both = [sorted(marks(side, of, a)) for side,of in zip(sides, (truth, answers))]
+        for name,counts in mdace_counts(*both, texts).items():
+            there = {row[k]:n for k,n in (((a, *c), n) for c,n in counts.items()) if k in row}
+            if there: numbers[name][list(there)] = list(there.values())
+    return numbers
 
 # %% ../../../nbs/evaluation/plausibility/70_definitions.ipynb #21be3b11
 RANKED = (*(f'eraser/{q}' for q in SOFT), 'emc/auprc', *(f'emc/@{k}' for k in FIRST),
@@ -185,11 +190,9 @@ def hard_rows(
     keys = list(dict.fromkeys((admission[i], c) for i,c in pairs))
     with_gold = {(admission[i], c) for (i,c),s in truth.items() if s}
     bare = np.array([k not in with_gold for k in keys], bool)
-    found = text_numbers(truth, answers, {i:n.text for i,n in notes.items()}, admission)
+    found = text_numbers(truth, answers, {i:n.text for i,n in notes.items()}, admission, keys)
     for d in names:
-        if d not in MATCHINGS: continue
-        numbers = np.array([found[d].get((a, c.value, c.system), (0,)*4) for a,c in keys])
-        yield d, keys, np.where((bare & (over == 'gold'))[:, None], 0, numbers), bare
+        if d in found: yield d, keys, np.where((bare & (over == 'gold'))[:, None], 0, found[d]), bare
 
 # %% ../../../nbs/evaluation/plausibility/70_definitions.ipynb #02efc286
 def soft_rows(
@@ -223,17 +226,19 @@ def _table(blocks, kinds):
         if pairs is not last: last,who = pairs, _who(pairs, kinds)
         for k,codes in who.items(): columns[k].append(codes)
         same = dict(method=method, level=theirs, predicted_level=ours, definition=definition)
-        for k,value in same.items(): columns[k].append(np.full(len(pairs), kinds[k].categories.get_loc(value)))
-        columns['numbers'].append(np.asarray(numbers[:, :4], float))
+        for k,value in same.items():
+            columns[k].append(pd.Categorical([value], dtype=kinds[k]).codes.repeat(len(pairs)))
+        for k,n in zip(COUNTS, numbers.T): columns[k].append(n.astype(float))
         columns['no_gold'].append(no_gold)
         if numbers.shape[1] > 4: curves |= enumerate(numbers[:, 4:].astype(np.int32), start)
         start += len(pairs)
     if not start:
         raise NoRationale("nothing was predicted that these definitions could score; "
                           "a method that finds nothing says so with empty spans")
-    joined = {k:np.concatenate(v) for k,v in columns.items()}
-    named = {k:pd.Categorical.from_codes(joined[k], dtype=kinds[k]) for k in WHERE}
-    table = pd.DataFrame({**named, **dict(zip(COUNTS, joined['numbers'].T)), 'no_gold':joined['no_gold']})
+    def column(k):
+        joined = np.concatenate(columns.pop(k))  # one at a time: a million lines make a long table
+        return pd.Categorical.from_codes(joined, dtype=kinds[k]) if k in kinds else joined
+    table = pd.DataFrame({k:column(k) for k in (*WHERE, *COUNTS, 'no_gold')}, copy=False)
     return table.assign(curve=pd.Series(curves, dtype=object)) if curves else table
 
 # %% ../../../nbs/evaluation/plausibility/70_definitions.ipynb #dba00bf8
@@ -377,6 +382,7 @@ def summarise_plausibility(
 ) -> pd.DataFrame:          # those columns, metric, value, low, high, n_pairs, n_notes, n_no_gold
     "Every metric of every definition with a bootstrap interval over notes"
     found = summarise_counts(table, n_draws, seed, confidence, by, measure)
-    pairs = table.astype({k:str for k in by}).drop_duplicates([*by, *PAIR])
-    aside = pairs.groupby(list(by))['no_gold'].sum().rename('n_no_gold')
-    return found.astype({k:str for k in by}).merge(aside.reset_index(), on=list(by), how='left')
+    pairs = table[[*by, *PAIR, 'no_gold']].drop_duplicates([*by, *PAIR])
+    aside = pairs.groupby(list(by), observed=True)['no_gold'].sum().rename('n_no_gold').reset_index()
+    names = {k:str for k in by}
+    return found.astype(names).merge(aside.astype(names), on=list(by), how='left')

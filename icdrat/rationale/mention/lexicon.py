@@ -17,9 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Callable, Iterable
 
-import simple_icd_10_cm as tabular
-
-from ...codes import at_level, category, description, descendants, inclusion_terms
+from ...codes import at_level, category, description, descendants, inclusion_terms, tabular
 from ...data.corpus import Corpus
 from ...data.exchange import MissingFile, whole_file
 from .index import index_names
@@ -66,7 +64,7 @@ def _entries(code:Code) -> list[str]:
 def _whole_list() -> dict[Term, tuple[Code, ...]]:
     "The names of every code: whole entries outrank what was cut from one, and both outrank entries about the rest"
     own,cut,other = ranks = tuple(defaultdict(dict) for _ in range(3))
-    below_chapters = (v for v in tabular.get_all_codes(True) if tabular.is_category_or_subcategory(v))
+    below_chapters = (v for v in tabular().get_all_codes(True) if tabular().is_category_or_subcategory(v))
     for code in (Code('icd10cm', v) for v in below_chapters):
         for entry in _entries(code):
             for n,name in enumerate(names(entry)):
