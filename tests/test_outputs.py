@@ -566,7 +566,12 @@ INPUTS = {
 }
 
 
-READ = {(("annotate", "settle"), "settled"), (("annotate", "export"), "rationales")}  # written elsewhere
+READ = {  # written elsewhere
+    (("annotate", "settle"), "settled"),
+    (("annotate", "export"), "rationales"),
+    (("reproduce",), "results"),
+    (("reproduce",), "against"),
+}
 
 
 def paths_of_commands():

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BOLD', 'NoProject', 'project_root', 'save_results', 'read_results', 'cell', 'decimals', 'clear_best', 'estimates',
            'how_many', 'of_corpus', 'how_sure', 'NoCaption', 'captioned', 'save_table', 'save_figure',
-           'UndeclaredParameter', 'declared_parameters', 'check_parameters', 'NotebookFailed', 'run_notebook',
-           'what_was_made']
+           'UndeclaredParameter', 'declared_defaults', 'declared_parameters', 'check_parameters', 'NotebookFailed',
+           'run_notebook', 'what_was_made']
 
 # %% ../../nbs/show/10_report.ipynb #707ad04a
 import ast
@@ -216,10 +216,15 @@ def save_figure(
 # %% ../../nbs/show/10_report.ipynb #d97f7544
 class UndeclaredParameter(BadInput): "The notebook does not declare this parameter"
 
-def declared_parameters(
+def _plain(value:ast.expr|None):
+    "A value that Python reads without running anything, or its text"
+    try: return ast.literal_eval(value)
+    except (ValueError, TypeError): return ast.unparse(value) if value else None
+
+def declared_defaults(
     notebook:str|Path, # with one cell tagged `parameters`
-) -> list[str]:        # names, in their order
-    "The parameters that a notebook declares"
+) -> dict:             # by name, in their order; what is no plain value is the text that stands for it
+    "The parameters that a notebook declares, with their defaults"
     name = Path(notebook).name
     try:
         cells = json.loads(Path(notebook).read_text(encoding='utf-8'))['cells']
@@ -233,8 +238,15 @@ def declared_parameters(
     try: body = ast.parse(''.join(tagged[0]['source'])).body
     except SyntaxError as e:
         raise UndeclaredParameter(f"{name}: the cell tagged `parameters`, line {e.lineno}, is no Python") from None
-    targets = [t for n in body for t in getattr(n, 'targets', [getattr(n, 'target', None)])]
-    return [t.id for t in targets if isinstance(t, ast.Name)]
+    pairs = [(t, getattr(n, 'value', None)) for n in body
+             for t in getattr(n, 'targets', [getattr(n, 'target', None)])]
+    return {t.id:_plain(value) for t,value in pairs if isinstance(t, ast.Name)}
+
+def declared_parameters(
+    notebook:str|Path, # with one cell tagged `parameters`
+) -> list[str]:        # names, in their order
+    "The parameters that a notebook declares"
+    return list(declared_defaults(notebook))
 
 # %% ../../nbs/show/10_report.ipynb #eb3c2305
 def check_parameters(
