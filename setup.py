@@ -22,7 +22,7 @@ setup(
     keywords=cfg["keywords"].split(),
     classifiers=["Intended Audience :: Science/Research", "Natural Language :: English", "Programming Language :: Python :: 3", "Topic :: Scientific/Engineering"],
     packages=find_packages(include=["icdrat", "icdrat.*"]),
-    package_data={"icdrat": ["assets/*/*"]},
+    package_data={"icdrat": ["assets/*/*", "assets/*/*/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "llm", "spacy")},

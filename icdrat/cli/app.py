@@ -25,6 +25,7 @@ from typer.core import TyperGroup
 from typer.models import OptionInfo
 
 from ..bootstrap import MOST_DRAWS
+from ..resources import coder_folder
 from ..types import BadInput
 from ..waiting import doing
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING: # loaded by the commands that need them
     from icdrat.types import Rationale
 
 # %% ../../nbs/cli/10_app.ipynb #9e6accd4
-ROAD = 'data', 'train', 'rationales', 'predict', 'evaluate', 'annotate', 'agreement', 'view', 'reproduce'
+ROAD = 'data', 'train', 'convert', 'rationales', 'predict', 'evaluate', 'annotate', 'agreement', 'view', 'reproduce'
 
 class InOrder(TyperGroup):
     "Commands in the order of the road; what is not on it comes last"
@@ -141,8 +142,8 @@ def among(
 # %% ../../nbs/cli/10_app.ipynb #6e0b3c74
 Folder  = Annotated[Path, typer.Option(help="A folder with notes.jsonl and gold.jsonl.")]
 Notes   = Annotated[Path, typer.Option(help="Notes: JSON lines, or the folder of a corpus.")]
-CoderAt = Annotated[Path, typer.Option(
-    help="A folder that `icdrat train` wrote, or a Hugging Face classifier (a folder or a name).")]
+CoderAt = Annotated[Path, typer.Option(callback=coder_folder,
+    help="A folder that `icdrat train` wrote, a coder of the package, or a Hugging Face classifier (folder or name).")]
 Out     = Annotated[Path, typer.Option(help="Where to write it; replaced when it is there.")]
 Lines   = Annotated[Path, typer.Option(help="Where to write the rationales (JSON lines).")]
 Seed    = Annotated[int, typer.Option(

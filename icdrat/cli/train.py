@@ -18,12 +18,14 @@ from .app import Folder, Out, Seed, app, example, settings, within
 if TYPE_CHECKING: # loaded by the command that needs it
     from icdrat.coder.recipe import Recipe
     from icdrat.data.corpus import Corpus
+    from icdrat.rationale.select import Selection
     from pandas import DataFrame
 
 # %% ../../nbs/cli/30_train.ipynb #da836bf6
 RECIPE = "by default the recipe's."
 
-Architecture = Annotated[str, typer.Option(help="caml, multirescnn, laat or plm_icd.")]
+Architecture = Annotated[str, typer.Option(
+    help="caml, multirescnn, laat, plm_icd, or evidence, which decides by the words that it marks.")]
 MinNotes  = Annotated[int, typer.Option(
     help="A code needs this many training notes.", callback=within(1, math.inf, "a number of notes"))]
 Epochs    = Annotated[Optional[int], typer.Option(help=f"Passes over the training notes, at most; {RECIPE}")]
@@ -80,6 +82,12 @@ def _saved(coder, out:Path, private:bool, checkpoints:Path|None) -> None:
         raise CannotWrite(
             f"{e}; the training is kept in {checkpoints}, and the same command with another --out saves it") from None
 
+def _plan(architecture:str, changes:list[str]|None, **given) -> 'Recipe':
+    "The recipe, with what was given in place of its own"
+    from icdrat.coder.recipe import recipe
+    given = {name:value for name,value in given.items() if value is not None}
+    return recipe(architecture, **given | settings(changes, '--set'))
+
 def _encoder(plan:'Recipe') -> Path|None:
     "The folder of the language model that is read, if it is one"
     name = plan.hyperparameters.get('encoder')
@@ -90,6 +98,23 @@ def _outcome(table:'DataFrame', monitor:str, threshold:float) -> str:
     kept = table.loc[table[monitor].idxmax()]
     epoch = f"epoch {kept['epoch']:.0f} of {len(table)}"
     return f"{epoch}, validation micro F1 {kept['micro_f1']:.3f}, threshold {threshold:.3f}"
+
+# %% ../../nbs/cli/30_train.ipynb #cbb81117
+def _cut(coder, notes:'Corpus', guide:'DataFrame|None', out:Path) -> 'Selection|None':
+    "Choose how the coder's own scores become words, and keep it with the coder; None: nothing marks validation notes"
+    from icdrat.data.corpus import codes_among
+    from icdrat.learning.teachers import as_rationales
+    from icdrat.rationale.attribution.explain import explain
+    from icdrat.rationale.select import NothingToTune, choose, rule_of, write_selections
+    held,method = notes.split('validation'), 'evidence' if coder.network.marks else 'attention'
+    marks = held.gold if guide is None else [r for r in as_rationales(guide) if r.note_id in held.codes]
+    some = [n for n in held.notes if n.id in {r.note_id for r in marks}]
+    scores = explain(coder, some, codes_among(held, coder.codes), method, progress=False)
+    whose = ', '.join(sorted({r.source for r in marks}))
+    try: cut = choose(scores, marks, some, rule_of(method), chosen_on=f'validation, marks of {whose}')
+    except NothingToTune: return None
+    write_selections(out/'selections.json', [cut])
+    return cut
 
 # %% ../../nbs/cli/30_train.ipynb #aeb80d80
 @app.command('train', epilog=example("icdrat train --corpus corpus --out coder"))
@@ -112,23 +137,23 @@ def train_coder(
     seed:Seed = 0,
 ):
     "Train a coder; validation notes choose its epoch and threshold."
-    from icdrat.coder.recipe import recipe
     from icdrat.coder.training import check_sizes, leads
     from icdrat.data.corpus import vocabulary
     from icdrat.data.exchange import check_outputs, load_corpus
     from icdrat.learning.student import train_student
     from icdrat.learning.teachers import read_lessons
-    given = dict(epochs=epochs, batch_size=batch_size, lr=lr, patience=patience, precision=precision, encoder=encoder)
-    given = {name:value for name,value in given.items() if value is not None} | dict(seed=seed)
-    plan = recipe(architecture, **given | settings(changes, '--set'))
+    plan = _plan(architecture, changes, seed=seed, epochs=epochs, batch_size=batch_size, lr=lr, patience=patience,
+                 precision=precision, encoder=encoder)
     check_outputs(log, _curves(log), folders={out:'config.json'}, filled={checkpoints:'training.json'},
                   reads=[corpus, guide, _encoder(plan)])
     check_sizes(plan)
     notes = load_corpus(corpus)
     codes,notes = vocabulary(notes.split('train'), min_notes),_with_validation(notes, seed)
-    lessons = read_lessons(guide, notes) if guide else []
+    lessons = read_lessons(guide, notes) if guide else ()
     coder,table = train_student(notes, codes, lessons, guide_weight, plan, checkpoints, place=out)
     if not leads(): return
     _saved(coder, out, notes.restricted, checkpoints)
     if log: _log(table, plan.monitor, log)
     print(f"{out}: {architecture}, {len(codes)} codes, {_outcome(table, plan.monitor, coder.threshold)}")
+    if cut := _cut(coder, notes, lessons if guide else None, out):
+        print(f"Evidence by {cut.method}: {cut.rule} {cut.value:.3g}, chosen on {cut.chosen_on}")

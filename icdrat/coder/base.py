@@ -27,6 +27,7 @@ from jaxtyping import Bool, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from ..resources import coder_folder
 from ..text import fold, readable, slices, spans_to_mask
 from ..types import OPERATORS, BadInput, Code, Coder, Span, SpanOutsideNote, UnknownOperator
 from ..waiting import doing
@@ -266,6 +267,13 @@ def write_weights(folder:Path, network:torch.nn.Module):
 
 _KINDS = dict(F64=torch.float64, F32=torch.float32, F16=torch.float16, BF16=torch.bfloat16, I64=torch.int64)
 
+# %% ../../nbs/coder/10_base.ipynb #d9668fed
+def _fits(there:tuple|None, needed:tuple|None) -> bool:
+    "Whether shape and kind are the same; numbers of fewer digits are read as the network's own"
+    if there is None or needed is None or there[0] != needed[0]: return False
+    kinds = {there[1], needed[1]}
+    return len(kinds) == 1 or None not in kinds and all(k.is_floating_point for k in kinds)
+
 def check_weights(
     folder:str|Path,          # of a coder
     network:torch.nn.Module,  # of the sizes that `config.json` asks for; its numbers may be on no device
@@ -277,7 +285,7 @@ def check_weights(
     except (SafetensorError, OSError): raise BadWeights(f"{file}: not a whole weight file; copy it again") from None
     there = {k:(tuple(s.get_shape()), _KINDS.get(s.get_dtype())) for k,s in heads.items()}
     needed = {k:(tuple(v.shape), v.dtype) for k,v in network.state_dict().items()}
-    differ = sorted(k for k in there.keys() | needed.keys() if there.get(k) != needed.get(k))
+    differ = sorted(k for k in there.keys() | needed.keys() if not _fits(there.get(k), needed.get(k)))
     if differ:
         raise BadWeights(
             f"{file}: {', '.join(differ[:9])} do not fit config.json and vocabulary.txt; "
@@ -326,9 +334,10 @@ def of_transformers(
 
 @doing("loading the coder")
 def load_coder(
-    folder:str|Path,  # of a saved coder, or of a classifier of the Hugging Face library; of that also a name on its hub
+    folder:str|Path,  # of a coder, or one in the package; of a Hugging Face classifier, or its name on the hub
 ) -> Coder:           # the same answers as when it was saved
     "The coder that is kept in a folder"
+    folder = coder_folder(folder)
     if of_transformers(folder): return importlib.import_module('icdrat.coder.classifier').classifier(folder)
     config = read_config(folder)
     for module in pkgutil.iter_modules(importlib.import_module('icdrat.coder').__path__):
