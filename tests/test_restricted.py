@@ -317,6 +317,8 @@ MISTAKES = [
         "x.jsonl",
     ],
     ["data", "card", "--corpus", "licensed", "--out", "x.md"],
+    ["convert", "--checkpoint", "licensed/mimiciv/note/discharge.csv.gz", "--out", "x"],
+    ["convert", "--checkpoint", "coder/model.safetensors", "--labels", "secret/notes.jsonl", "--out", "x"],
 ]
 OPEN = {("data", "synth"), ("data", "codiesp"), ("data", "vignettes")}  # corpora without a secret
 ALONE = {("rationales", "prompt"), ("reproduce",)}  # each has a test of its own below
