@@ -564,6 +564,7 @@ INPUTS = {
     "config",
     "labels",
     "words",
+    "splits",
     "file",
     "first",
     "second",

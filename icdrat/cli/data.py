@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['data', 'Level', 'Published', 'Language', 'Codes', 'ReportOn', 'ByArticle', 'DropNegated', 'MimicAt', 'MimicNotes',
-           'Systems', 'MinNotes', 'AllNotes', 'Setting', 'System', 'MdaceAt', 'Licence', 'Provenance', 'data_synth',
-           'data_vignettes', 'data_codiesp', 'data_mimic', 'data_mdace', 'data_card']
+           'Systems', 'MinNotes', 'AllNotes', 'SplitsAt', 'Benchmark', 'Setting', 'System', 'MdaceAt', 'Licence',
+           'Provenance', 'data_synth', 'data_vignettes', 'data_codiesp', 'data_mimic', 'data_mdace', 'data_card']
 
 # %% ../../nbs/cli/20_data.ipynb #884859df
 import math
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from .app import Out, Seed, among, example, group, held, within
+from .app import BadOption, Out, Seed, among, example, group, held, within
 
 if TYPE_CHECKING: # loaded by the commands that need it
     from icdrat.data.corpus import Corpus
@@ -92,7 +92,8 @@ def data_codiesp(
     _keep(corpus, out, level if codes == 'diagnoses' else 0)
 
 # %% ../../nbs/cli/20_data.ipynb #2e140e1a
-MimicAt = Annotated[Path, typer.Option(help="Your MIMIC-IV 2.2 or 3.1, with hosp/ in it.")]
+MimicAt = Annotated[Path, typer.Option(
+    help="Your MIMIC-IV 2.2 or 3.1, with hosp/ in it; for full, 50 and clean your MIMIC-III 1.4.")]
 MimicNotes = Annotated[Optional[Path], typer.Option(
     help="Your MIMIC-IV-Note, with note/ in it; by default the same folder.")]
 Systems = Annotated[Optional[list[str]], typer.Option(
@@ -102,7 +103,13 @@ MinNotes = Annotated[int, typer.Option(
     help="A code needs this many notes.", callback=within(1, math.inf, "a number of notes"))]
 AllNotes = Annotated[bool, typer.Option(
     '--all-notes', help="Addenda and earlier summaries of an admission too.")]
+SplitsAt = Annotated[Optional[Path], typer.Option(
+    help="Published files that say which admission is in which split; with --benchmark.")]
+Benchmark = Annotated[Optional[str], typer.Option(
+    help="full, 50 or clean of MIMIC-III, icd10 or icd9 of MIMIC-IV; with --splits.",
+    callback=among(held('icdrat.data.splits', 'BENCHMARKS')))]
 
+# %% ../../nbs/cli/20_data.ipynb #116ca9a3
 @data.command('mimic', epilog=example(
     "icdrat data mimic --folder ~/mimiciv --notes ~/mimic-iv-note --out mimic"))
 def data_mimic(
@@ -112,12 +119,19 @@ def data_mimic(
     system:Systems = None,
     min_notes:MinNotes = 10,
     all_notes:AllNotes = False,
+    splits:SplitsAt = None,
+    benchmark:Benchmark = None,
     seed:Seed = 0,
 ):
-    "MIMIC-IV discharge summaries and their codes (restricted)."
+    "MIMIC discharge summaries and their codes (restricted)."
     from icdrat.data.mimic import mimiciv
-    _corpus_at(out, folder, notes)
-    counts = mimiciv(folder, out, notes, tuple(system or ['icd10cm']), min_notes, all_notes, seed=seed)
+    from icdrat.data.splits import benchmark as of_benchmark
+    _corpus_at(out, folder, notes, splits)
+    if (splits is None) != (benchmark is None): raise BadOption("--splits and --benchmark: give both, or neither")
+    if benchmark and (system or all_notes or min_notes != 10):
+        raise BadOption("--benchmark: it says which codes and notes; leave out --system, --min-notes and --all-notes")
+    if benchmark: counts = of_benchmark(folder, out, splits, benchmark, notes)
+    else: counts = mimiciv(folder, out, notes, tuple(system or ['icd10cm']), min_notes, all_notes, seed=seed)
     print(counts.to_string(index=False))
     print(f"{out}: restricted; for you only")
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SOURCES', 'FILTERS', 'WrongColumns', 'stream', 'TwoEditions', 'tables', 'dotted', 'Assigned', 'assigned', 'titles',
            'spool', 'spooled', 'count', 'sift', 'frequent', 'stratify', 'MixedEditions', 'mimiciv', 'noteevents',
-           'codes_iii']
+           'codes_iii', 'summaries', 'mimiciii']
 
 # %% ../../nbs/data/35_mimic.ipynb #2c44e3c0
 import csv
@@ -15,7 +15,7 @@ import zlib
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Collection, Hashable, Iterable, Iterator, Sequence
+from typing import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,8 @@ from scipy.sparse import csr_array
 from tqdm import tqdm
 
 from .corpus import SCHEMA, SPLITS, BadShare, EmptyCorpus
-from .exchange import NOTES, BadLine, BrokenFile, MissingFile, arrow_file, whole_file, whole_folder
+from .exchange import (
+    NOTES, BadLine, BrokenFile, MissingFile, arrow_file, notice, whole_file, whole_folder)
 from ..types import BadInput, Code
 
 # %% ../../nbs/data/35_mimic.ipynb #2e23e8c1
@@ -410,6 +411,20 @@ def _dealt(notes:pd.DataFrame, codes:Assigned, shares:Sequence[float], seed:int)
     matrix = csr_array((np.ones(len(code), int), code, begin), (len(notes), len(codes.codes)))
     return notes.assign(split=stratify(notes.subject_id, matrix, shares, seed)).sort_values(['split', 'note_id'])
 
+def _placed(notes:pd.DataFrame, placed:Mapping[int, str]) -> pd.DataFrame:
+    "The notes whose admissions are in a published split; what is missing on either side is said"
+    split = notes.hadm_id.map(placed)
+    found = notes[split.notna()]
+    lacking,outside = len(placed) - found.hadm_id.nunique(), len(notes) - len(found)
+    if not len(found):
+        raise EmptyCorpus(
+            f"none of {len(placed)} admissions of the splits is among {len(notes)} notes; are they of this MIMIC?")
+    if lacking or outside:
+        notice(f"splits: {lacking} of {len(placed)} admissions have no note here, and {outside} of {len(notes)} notes "
+               "are in no split and left out")
+    places = split.dropna().map(SPLITS.index).astype(int)
+    return found.assign(split=places).sort_values(['split', 'note_id'])
+
 def _last_counts(notes:pd.DataFrame, codes:Assigned, title:dict[Code, str]) -> list[dict]:
     "How much is in each split, and how much of all has a code that the tables do not name"
     untitled = codes.only(np.array([c not in title for c in codes.codes]))
@@ -428,6 +443,28 @@ def _vocabulary(notes:pd.DataFrame, codes:Assigned, title:dict[Code, str]) -> pd
         title=[title.get(c, '') for c in codes.codes]))
     return table[table.notes > 0].sort_values(['system', 'code'])
 
+# %% ../../nbs/data/35_mimic.ipynb #71aa962c
+def _with_codes(notes:pd.DataFrame, codes:Assigned, steps:list[dict], min_notes:int) -> tuple[pd.DataFrame, Assigned]:
+    "The notes that keep a code"
+    steps.append(count(f'codes in at least {min_notes} notes', notes, codes))
+    notes = notes[np.diff(codes.start)[notes.row] > 0]
+    steps.append(count('has a code left', notes, codes))
+    return notes, codes
+
+def _in_splits(notes, codes, steps, shares, seed, placed) -> pd.DataFrame:
+    "The notes with their splits: stratified, or as published"
+    if placed is None: return _dealt(notes, codes, shares, seed)
+    notes = _placed(notes, placed)
+    steps.append(count('is in a published split', notes, codes))
+    return notes
+
+def _finish(part:Path, name:str, notes:pd.DataFrame, codes:Assigned, title:dict, counts:pd.DataFrame, texts:Path):
+    "Write notes, vocabulary and counts"
+    _write(part/'notes.arrow', name, notes, codes, texts)
+    texts.unlink()
+    for stem,frame in dict(codes=_vocabulary(notes, codes, title), counts=counts).items():
+        with whole_file(part/f'{stem}.csv', private=True) as f: frame.to_csv(f, index=False)
+
 # %% ../../nbs/data/35_mimic.ipynb #4ec644a8
 def mimiciv(
     folder:str|Path,                         # your MIMIC-IV 2.2 or 3.1
@@ -439,6 +476,7 @@ def mimiciv(
     shares:Sequence[float] = (.75, .1, .15), # of the notes in train, validation and test
     seed:int = 0,                            # of the split
     name:str = 'mimiciv',                    # of the corpus
+    placed:Mapping[int, str]|None = None,    # the split of each admission; None: they are stratified
 ) -> pd.DataFrame:                           # what is left after each step
     "Turn MIMIC-IV into a corpus on disk, restricted to its owner"
     if not systems or isinstance(systems, str) or set(systems) - set(SOURCES):
@@ -448,16 +486,10 @@ def mimiciv(
     with whole_folder(to, NOTES, private=True) as part:
         texts = part/'texts.arrow'
         notes,steps = sift(_rows(files, spool(files['discharge'], codes.hadm, texts), codes), codes, all_notes)
-        codes = frequent(notes, codes, min_notes)
-        steps.append(count(f'codes in at least {min_notes} notes', notes, codes))
-        notes = notes[np.diff(codes.start)[notes.row] > 0]
-        steps.append(count('has a code left', notes, codes))
-        notes = _dealt(notes, codes, shares, seed)
+        notes,codes = _with_codes(notes, frequent(notes, codes, min_notes), steps, min_notes)
+        notes = _in_splits(notes, codes, steps, shares, seed, placed)
         counts = pd.DataFrame(steps + _last_counts(notes, codes, title))
-        _write(part/'notes.arrow', name, notes, codes, texts)
-        texts.unlink()
-        for stem,frame in dict(codes=_vocabulary(notes, codes, title), counts=counts).items():
-            with whole_file(part/f'{stem}.csv', private=True) as f: frame.to_csv(f, index=False)
+        _finish(part, name, notes, codes, title, counts, texts)
     return counts
 
 # %% ../../nbs/data/35_mimic.ipynb #c99a26e7
@@ -487,3 +519,69 @@ def codes_iii(
             rows += [r for r in zip(*(c.to_pylist() for c in batch.columns)) if None not in r and r[2].strip()]
         for hadm,_,value in sorted(rows): codes[hadm][dotted(value, system)] = None
     return {h:tuple(cs) for h,cs in codes.items()}
+
+# %% ../../nbs/data/35_mimic.ipynb #eeeffa5a
+_EVENT = dict(subject_id=pa.int64(), hadm_id=pa.int64(), category=pa.string(), text=pa.large_string())
+_TEXT  = pa.schema([('text', pa.large_string())])
+
+def summaries(
+    file:Path,                            # NOTEEVENTS.csv or .csv.gz of MIMIC-III 1.4
+    wanted:Int[np.ndarray, "admissions"], # admissions whose summaries to keep
+    to:Path,                              # an Arrow file of texts
+    at_once:int = 500,                    # admissions joined together
+) -> pd.DataFrame:                        # one row an admission: its ids, and the `place` of its text
+    "Put the discharge summary of each admission on disk, with its addenda"
+    listed,apart,wanted = [], to.with_suffix('.apart'), pa.array(wanted)
+    with pa.ipc.new_file(str(apart), _TEXT) as sink, tqdm(unit=' rows', disable=None) as bar:
+        for batch in stream(file, _EVENT):
+            kind = pc.equal(batch['category'], 'Discharge summary')
+            here = batch.filter(pc.and_(kind, pc.is_in(batch['hadm_id'], wanted)))
+            sink.write_batch(pa.record_batch([here['text']], schema=_TEXT))
+            listed.append(here.select(['subject_id', 'hadm_id']).to_pandas())
+            bar.update(len(batch))
+    rows = pd.concat(listed, ignore_index=True) if listed else pd.DataFrame()
+    if not len(rows): raise EmptyCorpus(f"{file}: no discharge summary of an admission with codes; fetch it again")
+    rows = rows.assign(place=np.arange(len(rows))).groupby('hadm_id', as_index=False).agg(
+        subject_id=('subject_id', 'first'), parts=('place', list))
+    with pa.ipc.new_file(str(to), _TEXT) as sink:
+        for i in range(0, len(rows), at_once):
+            some = rows.parts[i:i+at_once]
+            texts = iter(spooled(apart, np.concatenate(some.to_list())).to_pylist())
+            joined = [' '.join(next(texts) for _ in parts) for parts in some]
+            sink.write_batch(pa.record_batch([pa.array(joined, pa.large_string())], schema=_TEXT))
+    apart.unlink()
+    return rows.assign(place=np.arange(len(rows)), note_id=rows.hadm_id.astype(str))
+
+# %% ../../nbs/data/35_mimic.ipynb #45f9c8f2
+def _assigned_iii(folder:Path) -> Assigned:
+    "The codes of every admission of MIMIC-III, as numbers"
+    codes,place = codes_iii(folder), {}
+    if not codes: raise EmptyCorpus(f"{folder}: not a single code; fetch the tables again")
+    hadm = sorted(codes)
+    lists = [[place.setdefault(c, len(place)) for c in codes[h]] for h in hadm]
+    start = np.cumsum([0, *map(len, lists)])
+    return Assigned(np.array(hadm), start, np.concatenate(lists).astype(np.int32), list(place))
+
+def mimiciii(
+    folder:str|Path,                         # NOTEEVENTS, DIAGNOSES_ICD and PROCEDURES_ICD of MIMIC-III 1.4
+    to:str|Path,                             # the corpus; replaced when it holds one
+    min_notes:int = 10,                      # a code needs at least this many notes
+    keep:Collection[Code]|None = None,       # only these codes; None: all
+    shares:Sequence[float] = (.75, .1, .15), # of the notes in train, validation and test
+    seed:int = 0,                            # of the split
+    name:str = 'mimiciii',                   # of the corpus
+    placed:Mapping[int, str]|None = None,    # the split of each admission; None: they are stratified
+) -> pd.DataFrame:                           # what is left after each step
+    "Turn the discharge summaries of MIMIC-III into a corpus on disk, restricted to its owner"
+    file,codes = _find(Path(folder), '', 'NOTEEVENTS'), _assigned_iii(Path(folder))
+    with whole_folder(to, NOTES, private=True) as part:
+        texts = part/'texts.arrow'
+        notes = summaries(file, codes.hadm, texts)
+        notes['row'] = np.searchsorted(codes.hadm, notes.hadm_id)
+        steps = [count('has a summary and codes', notes, codes)]
+        if keep is not None: codes = codes.only(np.array([c in keep for c in codes.codes]))
+        notes,codes = _with_codes(notes, frequent(notes, codes, min_notes), steps, min_notes)
+        notes = _in_splits(notes, codes, steps, shares, seed, placed)
+        counts = pd.DataFrame(steps + _last_counts(notes, codes, {})[:len(SPLITS)])
+        _finish(part, name, notes, codes, {}, counts, texts)
+    return counts
