@@ -19,7 +19,8 @@ NAMES = ["attention", "mention", "llm", "human"]
 
 def results(folder, f1=(0.5123, 0.4, 0.3, 0.2), n=(80, 80, 79, 1280), seed=0):
     "A table of numbers, and the table and the figure that are made of it"
-    save_results(pd.DataFrame(dict(method=NAMES, n_notes=n, f1=f1)), folder / "e0_toy.parquet", corpus="synth", seed=seed)
+    numbers = pd.DataFrame(dict(method=NAMES, n_notes=n, f1=f1))
+    save_results(numbers, folder / "e0_toy.parquet", corpus="synth", seed=seed)
     rows = {"Method": NAMES, "Notes": [f"{k:,}" for k in n], "F1 ↑": [cell(v, v - 0.1, v + 0.1) for v in f1]}
     save_table(pd.DataFrame(rows), folder / "tab0_toy", "F1 of four.")
     (folder / "fig0_toy.svg").write_text(f"<svg>{f1}</svg>")
@@ -198,7 +199,7 @@ def test_a_run_leaves_its_facts(tmp_path):
     cells[0].metadata["tags"] = ["parameters"]
     kernel = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "nbs" / "e0_toy.ipynb")
-    words = [sys.executable, "-m", "icdrat.cli.main", "reproduce", str(tmp_path / "nbs" / "e0_toy.ipynb"), "-p", "seed=4"]
-    subprocess.run(words, check=True, capture_output=True)
+    words = ["reproduce", str(tmp_path / "nbs" / "e0_toy.ipynb"), "-p", "seed=4"]
+    subprocess.run([sys.executable, "-m", "icdrat.cli.main", *words], check=True, capture_output=True)
     facts = facts_of(tmp_path / "r" / "e0_toy.csv")
     assert facts["parameters"] == dict(seed=4, results="r") and list(facts["files"]) == ["e0_toy.csv"]

@@ -255,10 +255,13 @@ def test_the_readme_is_the_front_door():
     assert made == readme(), "README.md comes from nbs/index.ipynb; run `make notebooks`"
 
 
-def test_the_makefile_runs_every_experiment_and_paper_notebook():
-    make = (ROOT / "Makefile").read_text().replace("\\\n", " ")
-    lists = [re.search(rf"^{name}\s+:= (.*)$", make, re.M)[1].split() for name in ("EXPERIMENTS", "PAPER")]
-    assert sorted(lists[0] + lists[1]) == sorted(p.stem for p in RUN)
+def test_the_profiles_run_every_experiment_and_paper_notebook():
+    from icdrat.show.profiles import check_profiles, read_profiles, steps_of
+
+    profiles = read_profiles(ROOT)
+    check_profiles(profiles, ROOT)
+    for name in ("smoke", "open/en"):
+        assert sorted(s.stem for s in steps_of(profiles, name, ROOT)) == sorted(p.stem for p in RUN)
 
 
 def test_committed_results_are_small_and_hold_no_text_of_notes():

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'versions', 'code_state', 'machine', 'checksum', 'corpus_fingerprint', 'made_files', 'facts_file',
-           'run_facts', 'write_facts', 'OtherFacts', 'read_facts', 'facts_of']
+           'without_places', 'run_facts', 'write_facts', 'OtherFacts', 'read_facts', 'facts_of']
 
 # %% ../../nbs/show/12_facts.ipynb #96c7b07a
 import hashlib
@@ -72,7 +72,7 @@ def corpus_fingerprint(
     whole = ''.join(f'{p.name} {checksum(p)}\n' for p in files)
     return hashlib.sha256(whole.encode()).hexdigest()[:16] if files else None
 
-# %% ../../nbs/show/12_facts.ipynb #e37ae450
+# %% ../../nbs/show/12_facts.ipynb #e4294cda
 def made_files(
     results:str|Path, # a folder
     name:str,         # of a notebook
@@ -87,10 +87,15 @@ def facts_file(
     "Where the facts of a notebook are"
     return Path(results)/'facts'/f'{name}.json'
 
-def _without_places(value):
+def without_places(
+    value, # of a parameter
+):
     "A value; of a path on this machine its last name only"
     return f'…/{Path(value).name}' if isinstance(value, str) and Path(value).is_absolute() else value
 
+
+
+# %% ../../nbs/show/12_facts.ipynb #485550ab
 def run_facts(
     name:str,                  # of the notebook
     parameters:dict,           # by name, defaults too
@@ -101,7 +106,7 @@ def run_facts(
 ) -> dict:
     "What made the results of a notebook"
     files = {p.name:checksum(p) for p in made_files(results, name)}
-    parameters = {k:_without_places(v) for k,v in parameters.items()}
+    parameters = {k:without_places(v) for k,v in parameters.items()}
     return dict(
         notebook=name, parameters=parameters, seeds={k:v for k,v in parameters.items() if k in ('seed', 'seeds')},
         corpus=corpus and corpus_fingerprint(corpus), versions=versions(), **(code or dict(commit=None, changed=None)),
