@@ -6,7 +6,7 @@
 __all__ = ['BENCHMARKS', 'UnknownBenchmark', 'SharedAdmission', 'published_splits', 'top_50', 'benchmark', 'published_scores',
            'beside']
 
-# %% ../../nbs/data/37_splits.ipynb #20af9dfb
+# %% ../../nbs/data/37_splits.ipynb #3ceb9f14
 import csv
 from pathlib import Path
 from typing import Mapping
@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet
 
-from .corpus import SPLITS
 from .exchange import BadLine, BrokenFile, MissingFile, text_lines
 from .mimic import TwoEditions, WrongColumns, dotted, mimiciii, mimiciv
 from ..resources import resource
