@@ -574,6 +574,7 @@ INPUTS = {
 READ = {  # written elsewhere
     (("annotate", "settle"), "settled"),
     (("annotate", "export"), "rationales"),
+    (("rationales", "critic"), "scores"),
     (("reproduce",), "results"),
     (("reproduce",), "against"),
 }
@@ -607,7 +608,7 @@ def test_a_command_looks_at_where_it_writes_before_it_looks_at_anything_else(tmp
     assert names(tmp_path) == ["file"]
 
 
-ALSO_READ = {"store", "notebook", "encoder", "prompt", "note"}  # read too, if it is a path
+ALSO_READ = {"store", "notebook", "encoder", "prompt", "critic", "note"}  # read too, if it is a path
 
 
 def pairs_of_commands():

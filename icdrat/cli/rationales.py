@@ -6,8 +6,9 @@
 __all__ = ['rationales', 'Split', 'NamesFrom', 'LinkBy', 'Open', 'Drop', 'Places', 'Method', 'MethodOptions', 'Cut', 'ScoresAt',
            'Teacher', 'PromptFile', 'GuidelineOf', 'Quoting', 'OneCode', 'Copied', 'Here', 'Shots', 'Choose', 'Empty',
            'Examples', 'Window', 'Names', 'SkipCode', 'Samples', 'Temperature', 'Concurrency', 'Budget', 'Timeout',
-           'StoreAt', 'Offline', 'BatchOut', 'BatchIn', 'Votes', 'Record', 'Answers', 'Source', 'Context', 'Link',
-           'rationales_mention', 'rationales_attribution', 'rationales_student', 'rationales_prompt']
+           'StoreAt', 'Offline', 'BatchOut', 'BatchIn', 'Votes', 'Record', 'Answers', 'Source', 'CriticBy',
+           'VerdictsAt', 'Judged', 'ScoresOf', 'BestAbove', 'Beta', 'Context', 'Link', 'rationales_mention',
+           'rationales_attribution', 'rationales_student', 'rationales_prompt', 'rationales_critic']
 
 # %% ../../nbs/cli/40_rationales.ipynb #88afbd6e
 import math
@@ -24,9 +25,12 @@ from ..types import BadInput
 
 if TYPE_CHECKING: # loaded by the commands that need them
     from icdrat.data.corpus import Corpus
+    from icdrat.rationale.llm.critic import Critic, Criticism
     from icdrat.rationale.llm.prompt import Manner
+    from icdrat.rationale.llm.server import Server
     from icdrat.rationale.llm.store import Quoted, Store
-    from icdrat.types import Note
+    from icdrat.rationale.select import Selection
+    from icdrat.types import Explanation, Note, Rationale
 
 # %% ../../nbs/cli/40_rationales.ipynb #ab56b667
 rationales = group('rationales', "Find the evidence for the codes of each note.",
@@ -238,6 +242,13 @@ Record = Annotated[Optional[Path], typer.Option(
 Answers = Annotated[Optional[Path], typer.Option(help="The answers of the model; for open notes only.")]
 Source = Annotated[str, typer.Option(help="The name of these rationales in tables.")]
 
+# %% ../../nbs/cli/40_rationales.ipynb #14b22a7d
+CriticBy = Annotated[Optional[str], typer.Option('--critic',
+    help="Ask a second time, about each quote, and leave out what is rejected: verdicts, or a prompt of your own that "
+         "ends in .txt. By default nobody asks.")]
+VerdictsAt = Annotated[Optional[Path], typer.Option('--verdicts',
+    help="Write every span with the critic's verdict too, without text (JSON lines).")]
+
 # %% ../../nbs/cli/40_rationales.ipynb #8fe03df0
 @dataclass(frozen=True)
 class _Question:
@@ -286,6 +297,7 @@ class _Files:
     scores:Path|None
     record:Path|None
     answers:Path|None
+    verdicts:Path|None
 
 _NOT_PUBLISHED = "the notes are restricted and answers quote them; publish offsets instead, with --record"
 
@@ -293,26 +305,43 @@ def _check_files(files:_Files, store:Path|None, batch_out:Path|None, reads:list)
     "Refuse outputs that cannot be written, before anybody is asked"
     from icdrat.data.exchange import check_outputs
     from icdrat.data.outputs import written_through
-    asked = [batch_out] if batch_out else [files.out, files.scores, files.record, files.answers]
+    asked = [batch_out] if batch_out else [files.out, files.scores, files.record, files.answers, files.verdicts]
     check_outputs(*asked, reads=[store, *reads])
     if not store and written_through(files.out):
         raise BadInput(f"--out {files.out}: no folder can stand beside it; name one for the answers with --store")
 
 # %% ../../nbs/cli/40_rationales.ipynb #ff4e4789
-def _reported(found:'Quoted', facts:dict, notes:list['Note'], files:_Files) -> None:
+def _reported(found:'Quoted', judged:'Criticism|None', facts:dict, notes:list['Note'], files:_Files) -> None:
     "Write what a run found, and say what became of the answers"
     from icdrat.data.exchange import write_explanations
+    from icdrat.rationale.llm.critic import write_verdicts
     from icdrat.rationale.llm.store import write_answers, write_record
-    written(found.rationales, files.out)
+    kept = judged.rationales if judged else found.rationales
+    written(kept, files.out)
     if files.scores: write_explanations(files.scores, found.explanations)
-    if files.record: write_record(files.record, found.rationales, **facts)
+    if files.record: write_record(files.record, kept, **facts)
     if files.answers: write_answers(files.answers, found.asked, notes, **facts)
     print(found.grounding)
     for told in found.warnings: print(f"warning: {told}")
+    if judged:
+        print(judged)
+        if files.verdicts: write_verdicts(files.verdicts, judged)
+        if judged.trouble: print(f"warning: {judged.trouble}")
     if n := found.grounding.unanswered:
         trouble = f". {found.trouble}" if found.trouble else ''
         print(f"{n} codes are left out because a question about them has no answer yet, or theirs was lost in one that "
               f"broke off or could not be read; the same command asks again where there is none{trouble}")
+
+# %% ../../nbs/cli/40_rationales.ipynb #99460a3c
+def _criticised(
+    notes:'Corpus', found:'Quoted', there:'Server', critic:'Critic', kept:'Store', before:dict, offline:bool, pace:dict,
+) -> 'Criticism':
+    "What a second question makes of the quotes"
+    from icdrat.rationale.llm.critic import criticised
+    new = [r for k,r in kept.replies.items() if before.get(k) is not r]
+    spent = sum(r.prompt_tokens+r.completion_tokens or there.context for r in new)
+    left = None if pace['budget'] is None else max(0, pace['budget']-spent)
+    return criticised(notes.notes, found.rationales, there, critic, kept, pace['concurrency'], left, offline)
 
 # %% ../../nbs/cli/40_rationales.ipynb #11caa2ff
 def _taken_in(file:Path, kept:'Store') -> None:
@@ -325,17 +354,25 @@ def _handed_out(files:list[Path], n_questions:int) -> None:
     names = ', '.join(map(str, files)) or 'no file'
     print(f"{names}: {n_questions} questions without an answer; hand in what comes back with --batch-in")
 
-def _check_asked(asked:_Question, desk:_Desk, files:_Files, samples:int) -> None:
+def _check_asked(asked:_Question, desk:_Desk, files:_Files, samples:int, critic:str|None) -> None:
     "Refuse options that do not go together, before a note is read"
     from icdrat.rationale.llm.prompt import guideline, load_prompt
     guideline(load_prompt(asked.prompt), '', asked.guideline)
+    if files.verdicts and not critic:
+        raise BadInput("--verdicts are what a critic says; name one with --critic verdicts")
+    if critic and (desk.batch_out or desk.batch_in):
+        raise BadInput("--critic asks a server about quotes that are there; take the batch in first, then give the "
+                       "same command with --critic and without --batch-in")
     if files.scores and samples < 2:
         raise BadInput("--scores is the agreement of several answers; ask for them with --samples 5")
     if desk.offline and not desk.store.exists():
         raise BadInput(f"{desk.store}: no such store; --offline takes its answers from one, name it with --store")
 
-def _prompted(notes:'Corpus', manner:'Manner', desk:_Desk, files:_Files, draws:dict, pace:dict) -> None:
+def _prompted(
+    notes:'Corpus', manner:'Manner', critic:'Critic|None', desk:_Desk, files:_Files, draws:dict, pace:dict,
+) -> None:
     "Ask, or write a batch, or read one; then write what was found"
+    from icdrat.rationale.llm.critic import critic_facts
     from icdrat.rationale.llm.server import batch, facts, quoted, server
     from icdrat.rationale.llm.store import Store
     offline = desk.offline or bool(desk.batch_in)
@@ -344,8 +381,11 @@ def _prompted(notes:'Corpus', manner:'Manner', desk:_Desk, files:_Files, draws:d
         for file in desk.batch_in: _taken_in(file, kept)
         if desk.batch_out:
             return _handed_out(*batch(desk.batch_out, notes.notes, notes.codes, there, manner, kept, **draws))
+        before = dict(kept.replies)
         found = quoted(notes.notes, notes.codes, there, manner, kept, offline=offline, **draws, **pace)
-    _reported(found, facts(found, there, manner), notes.notes, files)
+        judged = critic and _criticised(notes, found, there, critic, kept, before, offline, pace)
+    told = facts(found, there, manner) | (critic_facts(critic) if critic else {})
+    _reported(found, judged, told, notes.notes, files)
 
 # %% ../../nbs/cli/40_rationales.ipynb #e848b4a3
 @rationales.command('prompt', epilog=example(
@@ -361,22 +401,90 @@ def rationales_prompt(
     concurrency:Concurrency = 4, budget:Budget = None, timeout:Timeout = None,
     store:StoreAt = None, offline:Offline = False, batch_out:BatchOut = None, batch_in:BatchIn = None,
     scores:Votes = None, record:Record = None, answers:Answers = None, source:Source = 'llm',
+    critic:CriticBy = None, verdicts:VerdictsAt = None,
     seed:Seed = 0,
 ):
     "Quotes from a language model on any OpenAI-compatible server."
     from icdrat.data.exchange import load_corpus, proper_name
-    files = _Files(out, scores, record, answers)
-    own_prompt = prompt if prompt.endswith('.txt') else None
-    _check_files(files, store, batch_out, [corpus, examples, own_prompt, *(batch_in or [])])
+    from icdrat.rationale.llm.critic import Critic, load_critic
+    files = _Files(out, scores, record, answers, verdicts)
+    own_prompts = [p for p in (prompt, critic) if p and p.endswith('.txt')]
+    _check_files(files, store, batch_out, [corpus, examples, *own_prompts, *(batch_in or [])])
     proper_name(source, '--source')
     question = _Question(
         prompt, guideline, level, shots, choose, empty, examples, window, names, skip, one_code, copied, seed)
     options = dict(seed=seed) | (dict(timeout=timeout) if timeout is not None else {})
     desk = _Desk(store or out.with_name(f'{out.stem}.answers'), offline, batch_out, batch_in or [], options)
-    _check_asked(question, desk, files, samples)
+    _check_asked(question, desk, files, samples, critic)
+    judge = Critic(load_critic(critic)) if critic else None
     notes = load_corpus(corpus)
     if answers and notes.restricted: raise BadInput(f"--answers {answers}: {_NOT_PUBLISHED}")
     manner = _manner(notes, question)
     draws = dict(samples=samples, temperature=temperature)
     pace = dict(concurrency=concurrency, budget=budget, everywhere=not here, source=source)
-    _prompted(notes.split(split), manner, desk, files, draws, pace)
+    _prompted(notes.split(split), manner, judge, desk, files, draws, pace)
+
+# %% ../../nbs/cli/40_rationales.ipynb #f7efa30a
+Judged = Annotated[Path, typer.Option(
+    help="Rationales that are judged, and those of validation notes on which the cut is chosen (JSON lines).")]
+ScoresOf = Annotated[Path, typer.Option(
+    help="Scores of one method for the same notes and codes, as rationales attribution --scores writes them.")]
+BestAbove = Annotated[Optional[float], typer.Option('--cut',
+    help="A span is rejected if no word in it is above this: the score where scores are probabilities (evidence, "
+         "extractor), else its part of their sum. By default chosen on validation.",
+    callback=within(0, math.inf, "a score"))]
+Beta = Annotated[float, typer.Option(
+    help="The weight of recall where the cut is chosen; .5 asks for precision.",
+    callback=within(.01, 100, "a weight"))]
+
+def _scored(file:Path, notes:'Corpus') -> list['Explanation']:
+    "The scores of one method, checked against the notes"
+    from icdrat.data.exchange import read_explanations
+    from icdrat.types import check_inside
+    found = read_explanations(file)
+    methods = sorted({e.method for e in found})
+    if len(methods) != 1:
+        raise BadInput(f"{file}: scores of {len(methods)} methods ({', '.join(methods) or 'none'}); a critic needs one")
+    return [check_inside(e, notes.note(e.note_id)) for e in found]
+
+def _critic_rule(
+    cut:float|None, beta:float, found:list['Rationale'], soft:list['Explanation'], notes:'Corpus',
+) -> 'Selection':
+    "Which words are evidence by the scores: by a cut that is given, or chosen on the marks of validation notes"
+    from icdrat.rationale.llm.critic import critic_cut
+    from icdrat.rationale.select import Selection, rule_of
+    method = soft[0].method
+    rule = 'score' if rule_of(method).startswith('score') else 'cut'
+    sign = 'positive' if any((e.scores < 0).any() for e in soft) else None
+    if cut is not None: return Selection(method, rule, cut, sign, 'by hand')
+    tuning = notes.split('validation')
+    held = [r for r in found if r.note_id in tuning.codes]
+    return critic_cut(held, soft, tuning.gold, tuning.notes, rule, sign, beta)
+
+# %% ../../nbs/cli/40_rationales.ipynb #4c7418b7
+@rationales.command('critic', epilog=example(
+    "icdrat rationales critic --corpus corpus --pred llm.jsonl --scores scores.jsonl --out judged.jsonl"))
+def rationales_critic(
+    corpus:Folder,
+    pred:Judged,
+    scores:ScoresOf,
+    out:Lines,
+    cut:BestAbove = None,
+    beta:Beta = 1.,
+    verdicts:VerdictsAt = None,
+    split:Split = 'test',
+):
+    "Leave out the spans in which scores see no evidence."
+    from icdrat.data.exchange import check_outputs, load_corpus, read_rationales
+    from icdrat.rationale.llm.critic import criticised_by, write_verdicts
+    check_outputs(out, verdicts, reads=[corpus, pred, scores])
+    notes = load_corpus(corpus)
+    found,soft,asked = read_rationales(pred, notes.notes),_scored(scores, notes),notes.split(split)
+    here = [r for r in found if r.note_id in asked.codes]
+    if not here: raise BadInput(f"{pred}: no rationale of a {split} note in it; name the split that it is about")
+    rule = _critic_rule(cut, beta, found, soft, notes)
+    judged = criticised_by(here, soft, rule)
+    written(judged.rationales, out)
+    if verdicts: write_verdicts(verdicts, judged)
+    print(judged)
+    print(f"{rule.method}, {rule.rule} {rule.value:.4g}, chosen {'' if cut is not None else 'on '}{rule.chosen_on}")

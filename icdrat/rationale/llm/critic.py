@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CRITICS', 'WIDEST', 'FORM', 'VERDICTS', 'load_critic', 'Critic', 'excerpt', 'verdict_schema', 'critic_messages',
-           'critic_questions', 'verdicts', 'Verdict', 'Criticism', 'judged', 'write_verdicts', 'criticised',
-           'criticised_by', 'critic_cut']
+           'critic_questions', 'verdicts', 'Verdict', 'Criticism', 'judged', 'critic_facts', 'write_verdicts',
+           'criticised', 'criticised_by', 'critic_cut']
 
 # %% ../../../nbs/rationale/llm/60_critic.ipynb #2414afe2
 import json
@@ -215,7 +215,13 @@ def judged(
         rows += [(r.note_id, str(r.code), r.source, s.start, s.end, *v) for s,v in found.items()]
     return Criticism(kept, pd.DataFrame(rows, columns=list(_COLUMNS)), total, trouble)
 
-# %% ../../../nbs/rationale/llm/60_critic.ipynb #d5ef9068
+# %% ../../../nbs/rationale/llm/60_critic.ipynb #deaca7a3
+def critic_facts(
+    critic:Critic,   # who was asked
+) -> dict[str, str]: # for a record
+    "The prompt of a critic and its hash"
+    return dict(critic=f'{critic.prompt.name} {critic.prompt.version}', critic_sha256=critic.prompt.sha256)
+
 def _told(c:Criticism) -> str:
     "The counts in words"
     n = c.counts
@@ -273,12 +279,14 @@ def _round(notes:Iterable[Note], rationales:Sequence[Rationale], server:Server, 
             made.sizes[k] = len(spans)
     return made
 
-# %% ../../../nbs/rationale/llm/60_critic.ipynb #7822f06c
+# %% ../../../nbs/rationale/llm/60_critic.ipynb #8cf03a20
 def _check_heard(made:_Round, desk:Desk, offline:bool) -> None:
     "Refuse a run without a single verdict, and one that met a mistake which every question would meet"
     if any(isinstance(e, (KeyRefused, NoModel)) for e in desk.errors): raise desk.errors[0]
     if not made.bodies or any(made.heard(desk.store, k) for k in made.bodies): return
     if desk.errors: raise desk.errors[0]
+    if desk.stopped:
+        raise NothingAnswered(f"{desk.budget} tokens are left for the critic and cover none of its questions")
     why = Counter(made.why(desk.store, k) for k in made.bodies)
     told = '; '.join(f"{n} {WHY.get(w, w)}" for w,n in why.items())
     mend = "the store belongs to another model, prompt or run" if offline else "nothing is written"
