@@ -12,9 +12,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import typer
 
+from icdrat.cli.main import app
 from icdrat.show import plan as P
-from icdrat.show.facts import facts_file, run_facts, write_facts
+from icdrat.show.facts import corpus_fingerprint, facts_file, run_facts, write_facts
 from icdrat.show.plan import Planned, StepFailed, not_there, plan, plan_in_print, run_plan, together
 from icdrat.show.profiles import (
     BadProfile,
@@ -83,6 +85,18 @@ def test_the_parts_of_open_run_nothing_twice_and_leave_nothing_out():
     of = {s.name: s.parameters for s in steps}
     assert of["es/e1_coder"]["corpus"] == "codiesp" and of["en/e1_coder"]["corpus"] == "codiesp_en"
     assert of["es/e11_students"] == of["en/e11_students"] and len(of["es/e11_students"]["seeds"].split()) == 5
+
+
+@pytest.mark.parametrize("name", profile_names(PROFILES))
+def test_every_command_of_a_profile_is_one_with_its_options(name, monkeypatch):
+    monkeypatch.setenv("ICDRAT_LLM_URL", "http://127.0.0.1:8000/v1")
+    top = typer.main.get_command(app)
+    for step in steps_of(PROFILES, name, ROOT, None if name != "mimic" else dict(folder="a b", encoder="minilm")):
+        words, command = list(step.words), top
+        while hasattr(command, "commands") and words:
+            command = command.commands[words.pop(0)]
+        if step.words:
+            command.make_context(step.name, words)  # reads the words, and runs nothing
 
 
 # ---- a tiny project ----
@@ -312,3 +326,16 @@ def test_a_slip_in_the_file_is_one_line(toy, old, new, says):
 def test_a_number_may_be_whole_where_any_is_meant(toy):
     (toy / "nbs" / "profiles.toml").write_text(TOY.replace("e2_b.n = 3", "e2_b.share = 1"))
     check_profiles(read_profiles(toy), toy)
+
+
+def test_a_command_leaves_facts_too_with_the_fingerprint_of_its_corpus(toy):
+    card = 'steps.card.run = "data card --corpus {runs}/c --out {results}/card.csv"\nsteps.card.before = ["e1_a"]'
+    (toy / "nbs" / "profiles.toml").write_text(TOY.replace('about = "four"', f'about = "four"\n{card}'))
+    (toy / "runs" / "toy" / "c").mkdir(parents=True)
+    (toy / "runs" / "toy" / "c" / "notes.jsonl").write_text("{}")
+    assert run(toy)[:2] == ["begin card", "end card"] and left(toy) == []
+    facts = json.loads(facts_file(toy / "results" / "toy", "card").read_text())
+    assert facts["corpus"] == corpus_fingerprint(toy / "runs" / "toy" / "c")
+    assert facts["parameters"]["command"].startswith("data card --corpus runs/toy/c")
+    (toy / "results" / "toy" / "card.csv").unlink()
+    assert left(toy)[0] == "card"

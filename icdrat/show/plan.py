@@ -199,7 +199,7 @@ def plan_in_print(
     lines  = ['  '.join(s.ljust(n) for s,n in zip(row, widths)).rstrip() for row in rows]
     return '\n'.join([*lines, summary(name, planned, jobs)])
 
-# %% ../../nbs/show/17_plan.ipynb #310bfa49
+# %% ../../nbs/show/17_plan.ipynb #decb9ade
 def not_there(
     profiles:dict,          # of `read_profiles`
     name:str,               # of a profile or a part
@@ -214,6 +214,9 @@ def not_there(
         for folder in [filled(f, words) for f in table.get('reads', [])]:
             if is_open(folder): found.append(f"{folder}: set ICDRAT_DATA to the folder that stands for {{data}}")
             elif not (Path(root)/folder).is_dir(): found.append(f"{folder}: no such folder")
+        for model in [filled(m, words) for m in table.get('models', [])]: # others are names that the hub knows
+            if is_open(model): found.append(f"{model}: set ICDRAT_DATA, or name another with -p")
+            elif Path(model).is_absolute() and not Path(model).is_dir(): found.append(f"{model}: no such model")
     return list(dict.fromkeys(found))
 
 # %% ../../nbs/show/17_plan.ipynb #39c96f9b
@@ -237,14 +240,16 @@ def command_of(
 
 
 
-# %% ../../nbs/show/17_plan.ipynb #5ae0b5a8
+# %% ../../nbs/show/17_plan.ipynb #b89f631b
 class StepFailed(BadInput): "A step of a profile has failed"
 
 def _ended_well(step:Step, state:dict, seconds:float, root:Path) -> None:
     "Keep what has to be kept of a step; a notebook has left its facts itself"
     if not step.notebook:
         said = dict(command=' '.join(str(without_places(w)) for w in step.words))
-        write_facts(root/step.results, run_facts(step.stem, said, seconds, root/step.results, code=state['code']))
+        notes = [root/w for flag,w in zip(step.words, step.words[1:]) if flag == '--corpus']
+        write_facts(root/step.results, run_facts(
+            step.stem, said, seconds, root/step.results, *notes[:1], code=state['code']))
     keep_run(step, {k:v for k,v in state.items() if k != 'code'}, root)
 
 @contextmanager
