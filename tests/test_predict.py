@@ -10,6 +10,7 @@ import unicodedata
 
 import numpy as np
 import pytest
+from test_classifier import made, saved
 from test_cli import ROOT, SECRET, ends_in_one_line, icdrat
 from test_networks import CODES, NETWORKS, random_coder
 
@@ -51,6 +52,22 @@ def test_a_note_gets_the_codes_and_probabilities_of_every_kind_of_coder(name, tm
         assert f"{p[row['code']]:.3f}" in done.stdout and row["code"] in done.stdout
     page = (tmp_path / "page.html").read_text()
     assert all(c in page for c in p) and "https://" not in page
+
+
+@pytest.mark.parametrize(
+    "name, method", [("caml", "attention"), ("evidence", "evidence"), ("bert", "integrated_gradients")]
+)
+def test_without_a_method_a_coder_is_asked_as_it_can_be_asked(tmp_path, name, method):
+    if name == "bert":
+        saved(tmp_path / "coder", made(), problem_type="multi_label_classification")
+    else:
+        random_coder(name, 0).save_pretrained(tmp_path / "coder")
+    (tmp_path / "note.txt").write_bytes(TEXT.encode())
+    done = predict(tmp_path, "--threshold", 0, "--out", "out.jsonl", "note.txt")
+    assert done.returncode == 0 and f"Evidence by {method}" in done.stdout, done.stderr
+    assert {json.loads(line)["source"] for line in (tmp_path / "out.jsonl").open()} == {method}
+    other = predict(tmp_path, "--set", "steps=3", "--out", "x.jsonl", "note.txt")
+    ends_in_one_line(other, method, "no option steps")
 
 
 def test_every_explainer_finds_evidence_that_any_other_command_can_read(desk):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['evaluate', 'Pred', 'Form', 'Proposed', 'Json', 'All', 'Gold', 'GoldForm', 'Definition', 'Pairs', 'OnlySplit',
-           'AtLevel', 'Families', 'Operator', 'CodesOver', 'Random', 'Parts', 'Family', 'NoBoundary',
+           'AtLevel', 'Families', 'Operator', 'CodesOver', 'Random', 'Sets', 'Parts', 'Family', 'NoBoundary',
            'evaluate_plausibility', 'evaluate_faithfulness', 'evaluate_list']
 
 # %% ../../nbs/cli/50_evaluate.ipynb #076723ef
@@ -193,6 +193,9 @@ CodesOver = Annotated[str, typer.Option(
     callback=among('predicted', 'gold', 'both'))]
 Random = Annotated[int, typer.Option(
     help="Random rationales drawn for each one.", callback=within(0, math.inf, "a number of rationales"))]
+Sets = Annotated[int, typer.Option('--sets',
+    help="Sets of words that are hidden for yeh, and of each size for ancona; fewer are quicker and less certain.",
+    callback=within(2, 100_000, "a number of sets"))]
 Parts = Annotated[Optional[Path], typer.Option(help="A folder from which a run that was killed goes on.")]
 
 def _asked(definition:list[str]|None, operator:str) -> tuple:
@@ -212,6 +215,7 @@ def evaluate_faithfulness(
     operator:Operator = 'mask',
     over:CodesOver = 'both',
     random:Random = 20,
+    sets:Sets = 100,
     parts:Parts = None,
     draws:Draws = 2000,
     every:All = False,
@@ -228,7 +232,7 @@ def evaluate_faithfulness(
     made = came(pred, corpus, form, skip_bad, predictions=predictions)
     (hard,unknown),(soft,unknown_soft) = known(made.rationales, model),known(made.explanations, model)
     table = all_faithfulness(model, corpus.notes, hard, soft, corpus.codes, *_asked(definition, operator),
-                             over, random, folder=parts)
+                             over, random, folder=parts, n_sets=sets)
     if not len(table):
         raise BadInput(
             f"{pred}: nothing to score, since no pair in it has a code that the coder knows and that is predicted "
@@ -238,7 +242,7 @@ def evaluate_faithfulness(
     _report(summarise_means(table, n_draws=draws), out, f"Faithfulness to {coder}", draws, every or definition,
             family='faithfulness', operator=operator, over=over, **files, n_notes=len(corpus),
             **{name:counts[name] for name in ('n_pred', 'n_pred_without_evidence', 'n_pred_scores')},
-            n_pred_unknown_to_coder=sum((unknown+unknown_soft).values()), n_random=random)
+            n_pred_unknown_to_coder=sum((unknown+unknown_soft).values()), n_random=random, n_sets=sets)
 
 # %% ../../nbs/cli/50_evaluate.ipynb #e05481a0
 Family = Annotated[Optional[str], typer.Option(

@@ -12,12 +12,12 @@ import warnings
 from itertools import takewhile
 from threading import Timer, current_thread, main_thread
 
-from . import annotate, convert, data, evaluate, predict, rationales, reproduce, train, view
+from . import annotate, convert, critic, data, evaluate, predict, rationales, reproduce, train, view
 from .app import app, one_line
 from ..types import BadInput
 
 # %% ../../nbs/cli/90_main.ipynb #0c452202
-GROUPS = data, train, convert, predict, rationales, evaluate, view, annotate, reproduce
+GROUPS = data, train, convert, predict, rationales, critic, evaluate, view, annotate, reproduce
 
 # %% ../../nbs/cli/90_main.ipynb #12f46f87
 def _one_line_each(message, category, *where, **more) -> None:

@@ -7,8 +7,8 @@ __all__ = ['rationales', 'Split', 'NamesFrom', 'LinkBy', 'Open', 'Drop', 'Places
            'Teacher', 'PromptFile', 'GuidelineOf', 'Quoting', 'OneCode', 'Copied', 'Here', 'Shots', 'Choose', 'Empty',
            'Examples', 'Window', 'Names', 'SkipCode', 'Samples', 'Temperature', 'Concurrency', 'Budget', 'Timeout',
            'StoreAt', 'Offline', 'BatchOut', 'BatchIn', 'Votes', 'Record', 'Answers', 'Source', 'CriticBy',
-           'VerdictsAt', 'Judged', 'ScoresOf', 'BestAbove', 'Beta', 'Context', 'Link', 'rationales_mention',
-           'rationales_attribution', 'rationales_student', 'rationales_prompt', 'rationales_critic']
+           'VerdictsAt', 'Context', 'Link', 'rationales_mention', 'rationales_attribution', 'rationales_student',
+           'rationales_prompt']
 
 # %% ../../nbs/cli/40_rationales.ipynb #88afbd6e
 import math
@@ -29,8 +29,7 @@ if TYPE_CHECKING: # loaded by the commands that need them
     from icdrat.rationale.llm.prompt import Manner
     from icdrat.rationale.llm.server import Server
     from icdrat.rationale.llm.store import Quoted, Store
-    from icdrat.rationale.select import Selection
-    from icdrat.types import Explanation, Note, Rationale
+    from icdrat.types import Note
 
 # %% ../../nbs/cli/40_rationales.ipynb #ab56b667
 rationales = group('rationales', "Find the evidence for the codes of each note.",
@@ -241,8 +240,6 @@ Record = Annotated[Optional[Path], typer.Option(
     help="The rationales with model, prompt and date on every line, without text.")]
 Answers = Annotated[Optional[Path], typer.Option(help="The answers of the model; for open notes only.")]
 Source = Annotated[str, typer.Option(help="The name of these rationales in tables.")]
-
-# %% ../../nbs/cli/40_rationales.ipynb #14b22a7d
 CriticBy = Annotated[Optional[str], typer.Option('--critic',
     help="Ask a second time, about each quote, and leave out what is rejected: verdicts, or a prompt of your own that "
          "ends in .txt. By default nobody asks.")]
@@ -333,6 +330,20 @@ def _reported(found:'Quoted', judged:'Criticism|None', facts:dict, notes:list['N
               f"broke off or could not be read; the same command asks again where there is none{trouble}")
 
 # %% ../../nbs/cli/40_rationales.ipynb #99460a3c
+def _check_asked(asked:_Question, desk:_Desk, files:_Files, samples:int, critic:str|None) -> None:
+    "Refuse options that do not go together, before a note is read"
+    from icdrat.rationale.llm.prompt import guideline, load_prompt
+    guideline(load_prompt(asked.prompt), '', asked.guideline)
+    if files.verdicts and not critic:
+        raise BadInput("--verdicts are what a critic says; name one with --critic verdicts")
+    if critic and (desk.batch_out or desk.batch_in):
+        raise BadInput("--critic asks a server about quotes that are there; take the batch in first, then give the "
+                       "same command with --critic and without --batch-in")
+    if files.scores and samples < 2:
+        raise BadInput("--scores is the agreement of several answers; ask for them with --samples 5")
+    if desk.offline and not desk.store.exists():
+        raise BadInput(f"{desk.store}: no such store; --offline takes its answers from one, name it with --store")
+
 def _criticised(
     notes:'Corpus', found:'Quoted', there:'Server', critic:'Critic', kept:'Store', before:dict, offline:bool, pace:dict,
 ) -> 'Criticism':
@@ -353,20 +364,6 @@ def _handed_out(files:list[Path], n_questions:int) -> None:
     "Say what a batch holds"
     names = ', '.join(map(str, files)) or 'no file'
     print(f"{names}: {n_questions} questions without an answer; hand in what comes back with --batch-in")
-
-def _check_asked(asked:_Question, desk:_Desk, files:_Files, samples:int, critic:str|None) -> None:
-    "Refuse options that do not go together, before a note is read"
-    from icdrat.rationale.llm.prompt import guideline, load_prompt
-    guideline(load_prompt(asked.prompt), '', asked.guideline)
-    if files.verdicts and not critic:
-        raise BadInput("--verdicts are what a critic says; name one with --critic verdicts")
-    if critic and (desk.batch_out or desk.batch_in):
-        raise BadInput("--critic asks a server about quotes that are there; take the batch in first, then give the "
-                       "same command with --critic and without --batch-in")
-    if files.scores and samples < 2:
-        raise BadInput("--scores is the agreement of several answers; ask for them with --samples 5")
-    if desk.offline and not desk.store.exists():
-        raise BadInput(f"{desk.store}: no such store; --offline takes its answers from one, name it with --store")
 
 def _prompted(
     notes:'Corpus', manner:'Manner', critic:'Critic|None', desk:_Desk, files:_Files, draws:dict, pace:dict,
@@ -423,68 +420,3 @@ def rationales_prompt(
     draws = dict(samples=samples, temperature=temperature)
     pace = dict(concurrency=concurrency, budget=budget, everywhere=not here, source=source)
     _prompted(notes.split(split), manner, judge, desk, files, draws, pace)
-
-# %% ../../nbs/cli/40_rationales.ipynb #f7efa30a
-Judged = Annotated[Path, typer.Option(
-    help="Rationales that are judged, and those of validation notes on which the cut is chosen (JSON lines).")]
-ScoresOf = Annotated[Path, typer.Option(
-    help="Scores of one method for the same notes and codes, as rationales attribution --scores writes them.")]
-BestAbove = Annotated[Optional[float], typer.Option('--cut',
-    help="A span is rejected if no word in it is above this: the score where scores are probabilities (evidence, "
-         "extractor), else its part of their sum. By default chosen on validation.",
-    callback=within(0, math.inf, "a score"))]
-Beta = Annotated[float, typer.Option(
-    help="The weight of recall where the cut is chosen; .5 asks for precision.",
-    callback=within(.01, 100, "a weight"))]
-
-def _scored(file:Path, notes:'Corpus') -> list['Explanation']:
-    "The scores of one method, checked against the notes"
-    from icdrat.data.exchange import read_explanations
-    from icdrat.types import check_inside
-    found = read_explanations(file)
-    methods = sorted({e.method for e in found})
-    if len(methods) != 1:
-        raise BadInput(f"{file}: scores of {len(methods)} methods ({', '.join(methods) or 'none'}); a critic needs one")
-    return [check_inside(e, notes.note(e.note_id)) for e in found]
-
-def _critic_rule(
-    cut:float|None, beta:float, found:list['Rationale'], soft:list['Explanation'], notes:'Corpus',
-) -> 'Selection':
-    "Which words are evidence by the scores: by a cut that is given, or chosen on the marks of validation notes"
-    from icdrat.rationale.llm.critic import critic_cut
-    from icdrat.rationale.select import Selection, rule_of
-    method = soft[0].method
-    rule = 'score' if rule_of(method).startswith('score') else 'cut'
-    sign = 'positive' if any((e.scores < 0).any() for e in soft) else None
-    if cut is not None: return Selection(method, rule, cut, sign, 'by hand')
-    tuning = notes.split('validation')
-    held = [r for r in found if r.note_id in tuning.codes]
-    return critic_cut(held, soft, tuning.gold, tuning.notes, rule, sign, beta)
-
-# %% ../../nbs/cli/40_rationales.ipynb #4c7418b7
-@rationales.command('critic', epilog=example(
-    "icdrat rationales critic --corpus corpus --pred llm.jsonl --scores scores.jsonl --out judged.jsonl"))
-def rationales_critic(
-    corpus:Folder,
-    pred:Judged,
-    scores:ScoresOf,
-    out:Lines,
-    cut:BestAbove = None,
-    beta:Beta = 1.,
-    verdicts:VerdictsAt = None,
-    split:Split = 'test',
-):
-    "Leave out the spans in which scores see no evidence."
-    from icdrat.data.exchange import check_outputs, load_corpus, read_rationales
-    from icdrat.rationale.llm.critic import criticised_by, write_verdicts
-    check_outputs(out, verdicts, reads=[corpus, pred, scores])
-    notes = load_corpus(corpus)
-    found,soft,asked = read_rationales(pred, notes.notes),_scored(scores, notes),notes.split(split)
-    here = [r for r in found if r.note_id in asked.codes]
-    if not here: raise BadInput(f"{pred}: no rationale of a {split} note in it; name the split that it is about")
-    rule = _critic_rule(cut, beta, found, soft, notes)
-    judged = criticised_by(here, soft, rule)
-    written(judged.rationales, out)
-    if verdicts: write_verdicts(verdicts, judged)
-    print(judged)
-    print(f"{rule.method}, {rule.rule} {rule.value:.4g}, chosen {'' if cut is not None else 'on '}{rule.chosen_on}")

@@ -30,7 +30,7 @@ from .server import (
 from .store import Reply, Store, key, lacks
 from ..select import NothingToTune, OtherMethod, Selection, evidence_words, numbers
 from ...resources import resource
-from ...text import merge_spans, sentences, slices, spans_to_mask, words
+from ...text import merge_spans, sentences, spans_to_mask, words
 from ...types import BadInput, Code, Explanation, Note, Rationale, Span, check_inside
 from ...waiting import patience
 
