@@ -114,7 +114,7 @@ class ClassifierNetwork(LabelNetwork):
         self.model = blank_classifier(model) if isinstance(model, dict) else model
         self.head = ChunkHead(join, answers, labels)
         self.before,self.after,self.block = before, after, chunk - len(before) - len(after)
-        _check_sizes(self, n_tokens, n_codes, chunk)
+        _check_chunk(self, n_tokens, n_codes, chunk)
         self.alone = self.model.config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
         self.looks = 'global_attention_mask' in inspect.signature(self.model.forward).parameters
         self.hyperparameters = dict(model=plain_config(self.model), chunk=chunk, before=before, after=after,
@@ -149,7 +149,7 @@ def blank_classifier(
         known = check_task(AutoConfig.for_model(**without_code(config)))
         return AutoModelForSequenceClassification.from_config(known, trust_remote_code=False).to(torch.float32)
 
-def _check_sizes(network, n_tokens, n_codes, chunk):
+def _check_chunk(network, n_tokens, n_codes, chunk):
     "Refuse what does not belong together"
     model,labels = network.model, network.head.labels.tolist()
     most,signs = positions(model), len(network.before) + len(network.after)
