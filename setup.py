@@ -25,7 +25,7 @@ setup(
     package_data={"icdrat": ["assets/*/*", "assets/*/*/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "llm", "spacy")},
+    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "llm", "spacy", "cluster")},
     entry_points={"console_scripts": cfg["console_scripts"].split("\n"), "nbdev": [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"]},
     zip_safe=False,
 )

@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -252,6 +252,11 @@ def _ended_well(step:Step, state:dict, seconds:float, root:Path) -> None:
             step.stem, said, seconds, root/step.results, *notes[:1], code=state['code']))
     keep_run(step, {k:v for k,v in state.items() if k != 'code'}, root)
 
+def _here(command:list[str], root:Path, said:IO|None) -> subprocess.Popen:
+    "Begin a command on this machine"
+    env = dict(os.environ, OMP_NUM_THREADS=os.environ.get('OMP_NUM_THREADS', '1')) # small networks are fastest so
+    return subprocess.Popen(command, cwd=root, env=env, stdout=said, stderr=said)
+
 @contextmanager
 def _processes() -> Iterator[dict]:
     "Processes by step; what still runs when the block ends is stopped"
@@ -268,6 +273,7 @@ def run_plan(
     root:str|Path,        # of the project
     jobs:int = 1,         # side by side, > 0
     said:IO|None = None,  # where what the steps say goes; None: to the terminal
+    start:Callable|None = None, # of command, root and said: begins it, as `icdrat.show.workers.starter`; None: here
 ) -> None:
     "Run what has to be run, each step after those before it"
     root,steps = Path(root), {p.step.name:p.step for p in planned if p.why}
@@ -277,22 +283,21 @@ def run_plan(
     sorter.prepare()
     ready,failed = list(sorter.get_ready()), []
     by_name = {p.step.name:p.step for p in planned}
-    env = dict(os.environ, OMP_NUM_THREADS=os.environ.get('OMP_NUM_THREADS', '1')) # small networks are fastest so
     with _processes() as running:
         while running or ready and not failed:
             while ready and not failed and len(running) < jobs:
                 step  = steps[ready.pop(0)]
                 state = rests_on(step, profiles, root) | dict(
                     after={a:run_mark(by_name[a], root) for a in step.after}, code=code_state(root))
-                process = subprocess.Popen(command_of(step, root), cwd=root, env=env, stdout=said, stderr=said)
+                process = (start or _here)(command_of(step, root), root, said)
                 running[step.name] = process,perf_counter(),state
             sleep(.05)
-            for name,(process,start,state) in list(running.items()):
+            for name,(process,since,state) in list(running.items()):
                 if process.poll() is None: continue
                 del running[name]
                 if process.returncode: failed.append(name)
                 else:
-                    _ended_well(steps[name], state, perf_counter()-start, root)
+                    _ended_well(steps[name], state, perf_counter()-since, root)
                     sorter.done(name)
                     ready += sorter.get_ready()
     if failed: raise StepFailed(f"{', '.join(failed)} failed, as said above; the same command goes on from there")
