@@ -9,13 +9,14 @@ __all__ = ['Notebook', 'Executed', 'Parameters', 'Profile', 'Dry', 'Jobs', 'Work
 # %% ../../nbs/cli/80_reproduce.ipynb #1755a20b
 import math
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
-from .app import app, example, settings, within
+from .app import BadOption, app, example, settings, within
 
 # %% ../../nbs/cli/80_reproduce.ipynb #83e1945a
 def _run(notebook:Path, out:Path|None, values:dict) -> None:
@@ -100,7 +101,11 @@ Jobs = Annotated[int, typer.Option(
     callback=within(0, 1000, "a number of notebooks"))]
 Workers = Annotated[int, typer.Option(
     help="Run the notebooks on so many Dask workers of this machine.", callback=within(0, 1000, "a number of workers"))]
-Scheduler = Annotated[Optional[str], typer.Option(
+def _address(value:str|None) -> str|None:
+    "Refuse what is no address of a scheduler"
+    if value is None or re.fullmatch(r'(tcp|tls|ucx|wss?)://.+:\d+', value): return value
+    raise BadOption(f"--scheduler {value}: the address of a Dask scheduler, such as tcp://10.0.0.5:8786")
+Scheduler = Annotated[Optional[str], typer.Option(callback=_address,
     help="Run the notebooks on the workers of this Dask scheduler, e.g. tcp://10.0.0.5:8786.")]
 Check = Annotated[bool, typer.Option(
     '--check', help="Run nothing; compare results with those that the last commit holds. Exit status 1: they differ.")]
