@@ -136,7 +136,8 @@ def test_every_explainer_that_needs_no_attention_and_every_definition_work(folde
         with pytest.raises(WrongCoder, match="without label attention"):
             explain(coder, [note], {"n": coder.codes}, name, progress=False)
     table, _ = note_faithfulness(coder, note, (), soft, coder.codes[:2], ["mask"], n_random=2)
-    assert {m.split("/")[0] for m in table.metric} >= {*DEFINITIONS}
+    part_of_ferret = {"ferret_aopc"}  # its numbers bear the names of the whole
+    assert {m.split("/")[0] for m in table.metric} >= {*DEFINITIONS} - part_of_ferret
     assert {e.method for e in soft} <= set(table.method)
 
 

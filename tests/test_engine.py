@@ -22,6 +22,7 @@ from icdrat.evaluation.faithfulness.emc import emc_faithfulness, emc_inquiry
 from icdrat.evaluation.faithfulness.engine import (
     ADDITIVE,
     DEFINITIONS,
+    FERRET,
     OVER,
     PORTION,
     Interview,
@@ -485,7 +486,7 @@ def test_the_folder_of_restricted_notes_is_private_and_holds_no_word_of_them(tmp
 
 
 def test_faithfulness_definitions_are_all_there():
-    assert set(DEFINITIONS) - ADDITIVE == set(INQUIRIES)
+    assert set(DEFINITIONS) - ADDITIVE - {*FERRET} | {"ferret"} == set(INQUIRIES)
     coder, [note], _, soft, _ = material("caml", 11, (10,))
     for d, make in INQUIRIES.items():
         found = concluded(make(soft[0].scores), lambda masks: ask(coder, note, masks)[:, 0])

@@ -24,8 +24,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
 
 from ..codes import icd
-from .base import BadConfig, architecture, by_length, pad_batch
-from .network import ALL, NOTHING, Blocks, LabelNetwork, TokenCoder, half, load_label_coder
+from .base import BadConfig, architecture, pad_batch
+from .network import ALL, NOTHING, Blocks, LabelNetwork, TokenCoder, half, load_label_coder, packed
 from .plm import BadChunk, WordPieces, plain_config, positions, quiet, why, without_code
 from ..data.exchange import whole_text
 from ..types import BadInput, Code
@@ -189,7 +189,7 @@ class Chunks(Blocks):
         return max(1, int(self.bytes//(8*self.network.block + 4*self.network.model.config.num_labels + 200)))
     def _answers(self, notes, new):
         rows = [np.frombuffer(name, np.int64) for name in new]
-        for batch in by_length([len(r) for r in rows], self.batch*self.network.block):
+        for batch in packed([len(r) for r in rows], self.batch_tokens):
             ids,real = (t.to(self.network.device) for t in pad_batch([rows[i] for i in batch], self.pad, self.mask))
             with half(self.precision, self.network.device): z = self.network(ids, real).float()
             if not z.isfinite().all():

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ALL', 'NOTHING', 'MOST_LAYERS', 'MOST_NUMBERS', 'LabelAttention', 'LabelCrossAttention', 'attend', 'start_head',
-           'LabelNetwork', 'network', 'BadPrecision', 'half', 'encoded', 'block_parts', 'joined', 'block_names',
-           'encoded_blocks', 'notes_joined', 'Blocks', 'UnequalLists', 'erased_of_each', 'TokenCoder',
+           'LabelNetwork', 'network', 'BadPrecision', 'half', 'encoded', 'block_parts', 'joined', 'packed',
+           'block_names', 'encoded_blocks', 'notes_joined', 'Blocks', 'UnequalLists', 'erased_of_each', 'TokenCoder',
            'LabelAttentionCoder', 'batches', 'row_logits', 'word_places', 'word_sums', 'attention', 'save_coder',
            'load_label_coder']
 
@@ -104,10 +104,10 @@ def start_head(
 # %% ../../nbs/coder/15_network.ipynb #6aec513e
 class LabelNetwork(nn.Module):
     "Tokens to logits by way of one attention a code; a subclass has `head`, `hyperparameters`, `embed` and `encode`"
-    architecture = ''           # its name in `config.json`
-    reader = None               # the kind of reader it needs, with `load`
+    architecture,reader = '', None # its name in `config.json`; the kind of reader it needs, with `load`
     marks = False               # True: its scores are logits of evidence
     block:int|None = None       # tokens that are encoded without regard to any others; None: the whole note
+    short = False               # True: blocks may be given in a table that is narrower than a block
     reach:int|None = None       # tokens on either side that a hidden vector depends on; None: there is no bound
     def embed(self, ids:Int[Tensor, "notes tokens"]) -> Float[Tensor, "notes tokens embedding"]:
         "x, from token numbers"
@@ -207,6 +207,24 @@ def joined(
     whole  = (weight[..., None]*gathered).sum(1)/(weight*mass).sum(1)[..., None]
     return head.decide(whole, columns)
 
+# %% ../../nbs/coder/15_network.ipynb #9fd1c278
+def packed(
+    lengths:Sequence[int]|Int[np.ndarray, "rows"], # tokens of each row
+    most:int = 2048,                               # tokens in one table with its filling; a longer row is one by itself
+    call:float|None = None,                        # what a table costs beside its tokens, in tokens; None: most/64
+) -> list[list[int]]:                              # positions of the rows, every one once, short rows first
+    "Tables of rows of like length, with as little filling as pays"
+    order = np.argsort(lengths, kind='stable')
+    l,call = np.maximum(1, np.asarray(lengths, int)[order]), most/64 if call is None else call
+    cost,cuts = np.zeros(len(l) + 1), np.zeros(len(l) + 1, int)
+    for j in range(1, len(l) + 1):
+        i = np.arange(max(0, min(j-1, j - most//l[j-1])), j)
+        costs = cost[i] + (j-i)*l[j-1] + call
+        cost[j],cuts[j] = costs.min(), i[costs.argmin()]
+    tables,j = [], len(l)
+    while j: tables,j = [order[cuts[j]:j].tolist(), *tables], cuts[j]
+    return tables
+
 # %% ../../nbs/coder/15_network.ipynb #b6699483
 def block_names(
     row:Int[np.ndarray, "tokens"], # token numbers of one note
@@ -223,17 +241,16 @@ def encoded_blocks(
     pad:int,                    # what fills up
     mask:int,                   # what a note without a token is read as
     columns = ALL,              # the codes wanted
-    at_once:int = 16,           # blocks in a batch
+    batch_tokens:int = 2048,    # tokens encoded at once
     precision:str = 'float32',  # of the encoding
 ) -> dict[bytes, tuple[Tensor, Tensor, Tensor]]: # m, z and g of each block
     "What blocks contribute to the attention of each code"
-    found = {}
-    for i in range(0, len(names), at_once):
-        some = names[i:i+at_once]
-        ids,real = pad_batch([np.frombuffer(name, np.int64) for name in some], pad, mask, network.block)
+    rows,found = [np.frombuffer(name, np.int64) for name in names], {}
+    for table in packed([len(r) if network.short else network.block for r in rows], batch_tokens):
+        ids,real = pad_batch([rows[i] for i in table], pad, mask, 1 if network.short else network.block)
         ids,real = ids.to(network.device), real.to(network.device)
         parts = block_parts(network.head, encoded(network, ids, real, precision), real, columns)
-        for name,*part in zip(some, *parts): found[name] = part
+        for i,*part in zip(table, *parts): found[names[i]] = part
     return found
 
 # %% ../../nbs/coder/15_network.ipynb #362b7ec2
@@ -268,7 +285,7 @@ class Blocks:
         precision:str = 'float32',  # of the encoding
     ):
         self.network,self.pad,self.mask,self.precision = network, pad, mask, precision
-        self.bytes,self.batch = memory_mb*2**20, max(1, batch_tokens//network.block)
+        self.bytes,self.batch_tokens = memory_mb*2**20, batch_tokens
         self.known,self.columns,self.n_encoded = OrderedDict(), ALL, 0
     def _room(self):
         "How many blocks may be kept"
@@ -276,7 +293,8 @@ class Blocks:
         return max(1, int(self.bytes//each))
     def _answers(self, notes, new):
         "The logits of some notes; then the blocks that were asked for longest ago are forgotten"
-        self.known |= encoded_blocks(self.network, new, self.pad, self.mask, self.columns, self.batch, self.precision)
+        self.known |= encoded_blocks(
+            self.network, new, self.pad, self.mask, self.columns, self.batch_tokens, self.precision)
         self.n_encoded += len(new)
         logits = notes_joined(self.network.head, notes, self.known, self.columns)
         while len(self.known) > self._room(): self.known.popitem(last=False)
@@ -287,7 +305,7 @@ class Blocks:
         group,new,answers = [], {}, []
         for row in rows:
             names = block_names(row, self.network.block, self.mask)
-            if group and len(new) + len(names) > max(self.batch, self._room()):
+            if group and len(new) + len(names) > max(self.batch_tokens//self.network.block, self._room()):
                 answers.append(self._answers(group, list(new)))
                 group,new = [], {}
             group.append(names)

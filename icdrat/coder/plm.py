@@ -18,6 +18,7 @@ from typing import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
@@ -195,25 +196,28 @@ def blank_encoder(
 # %% ../../nbs/coder/35_plm.ipynb #67836055
 def in_chunks(
     encoder:nn.Module,
-    x:Float[Tensor, "notes tokens embedding"],  # a whole number of chunks
+    x:Float[Tensor, "notes tokens embedding"],  # a whole number of chunks, or less than one
     real:Bool[Tensor, "notes tokens"],          # False on filling
     chunk:int,                                  # tokens read at once
 ) -> Float[Tensor, "notes tokens hidden"]:      # 0 in chunks that are nothing but filling
     "Hidden vectors of notes whose chunks are read each by itself"
-    chunks,there = x.reshape(-1, chunk, x.shape[-1]), real.reshape(-1, chunk)
-    some = there.any(1)
-    if some.all():
-        found = encoder(inputs_embeds=chunks, attention_mask=there.long()).last_hidden_state
-    else:
-        read = encoder(inputs_embeds=chunks[some], attention_mask=there[some].long()).last_hidden_state
-        found = read.new_zeros(*chunks.shape[:2], read.shape[-1]).masked_scatter(some[:, None, None], read)
-    return found.reshape(*x.shape[:2], -1)
+    size = min(chunk, x.shape[1])
+    chunks,there = x.reshape(-1, size, x.shape[-1]), real.reshape(-1, size)
+    some,seen = there.any(1), size
+    if not encoder.training: # filling behind the longest is not read; dropout is drawn for whole chunks
+        seen = int((there.any(0)*torch.arange(1, size+1, device=there.device)).max().clamp(min=1))
+    read,mask = (chunks, there) if some.all() else (chunks[some], there[some])
+    read = encoder(inputs_embeds=read[:, :seen], attention_mask=mask[:, :seen].long()).last_hidden_state
+    if seen < size: read = F.pad(read, (0, 0, 0, size-seen))
+    if not some.all():
+        read = read.new_zeros(*chunks.shape[:2], read.shape[-1]).masked_scatter(some[:, None, None], read)
+    return read.reshape(*x.shape[:2], -1)
 
 # %% ../../nbs/coder/35_plm.ipynb #1a13d1d7
 @network('plm_icd')
 class PlmNetwork(LabelNetwork):
     "A pretrained encoder over chunks and one attention a code (Huang et al. 2022, PLM-ICD)"
-    reader = WordPieces
+    reader,short = WordPieces, True
     def __init__(self, n_tokens:int, n_codes:int, encoder:dict, chunk:int=128, head:str='label', projection:int=256,
                  head_lr:float=10., frozen:int=0, dtype:str='float32'):
         super().__init__()

@@ -159,7 +159,7 @@ def all_faithfulness(
     rationales:Collection[Rationale] = (),         # at most one for each note, code and source
     explanations:Collection[Explanation] = (),     # at most one for each note, code and method
     gold:Mapping[str, Collection[Code]]|None = None, # the codes of each note, by its id
-    definitions:Collection[str] = DEFINITIONS,     # some of eraser, emc, ferret, naopc, yeh, ancona
+    definitions:Collection[str] = DEFINITIONS,     # some of those of the engine, as eraser and emc
     operators:Collection[str] = OPERATORS,         # mask, delete
     over:str = 'both',                             # predicted, gold, or both: codes that are one or the other
     n_random:int = 20,                             # draws of each control
