@@ -57,10 +57,15 @@ def bare(path: PurePosixPath) -> PurePosixPath:
     return path.with_name(re.sub(r"^\d\d_", "", path.name))
 
 
+def by_number(path: Path) -> list[list]:
+    "To sort by: table 9 stands before table 10"
+    return [[int(s) if s.isdigit() else s for s in re.split(r"(\d+)", part)] for part in path.parts]
+
+
 def pages() -> list[Path]:
     "Every notebook that becomes a page, relative to nbs"
     found = [p.relative_to(NBS) for p in NBS.rglob("*.ipynb")]
-    return sorted(p for p in found if not any(part[0] in "._" for part in p.parts))
+    return sorted((p for p in found if not any(part[0] in "._" for part in p.parts)), key=by_number)
 
 
 # ---- one page ----
