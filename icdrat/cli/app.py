@@ -78,7 +78,9 @@ def group(
     help:str,     # what its commands do
     words:str,    # one of them, for the example
 ) -> typer.Typer: # to which they are added
-    "A command with subcommands"
+    "A command with subcommands; one that is there already is the same again, as a cell that is run twice needs it"
+    for known in app.registered_groups:
+        if known.name == name: return known.typer_instance
     made = Commands(help=help, no_args_is_help=True, rich_markup_mode=None)
     app.add_typer(made, name=name, epilog=example(words))
     return made
