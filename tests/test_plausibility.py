@@ -402,7 +402,7 @@ def test_every_definition_has_its_cards_and_directions():
     for definition in DEFINITIONS:
         assert {card(metric_name(definition, q)).family for q in PRF} == {"plausibility"}
     assert arrow("eraser/sufficiency@mask") == "↓" and with_arrow("character/f1") == "character/f1 ↑"
-    assert set(cards().family) == {"plausibility", "faithfulness", "coding"}
+    assert set(cards().family) == {"plausibility", "faithfulness", "coding", "method"}
     with pytest.raises(UnknownFamily):
         cards("fidelity")
 
