@@ -165,7 +165,10 @@ def test_the_command_line_takes_a_folder(folder, tmp_path):
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").open()]
     assert sorted(r["code"] for r in rows) == LABELS and "E11.9" in (tmp_path / "page.html").read_text()
-    ends_in_one_line(icdrat("predict", "--coder", folder, "note.txt", cwd=tmp_path), "without label attention")
+    done = icdrat("predict", "--coder", folder, "--threshold", 0, "note.txt", cwd=tmp_path)
+    assert done.returncode == 0 and "Evidence by integrated_gradients" in done.stdout
+    asked = ["predict", "--coder", folder, "--method", "attention", "note.txt"]
+    ends_in_one_line(icdrat(*asked, cwd=tmp_path), "without label attention")
     rest = ["data", "synth", "--notes", 20, "--out", "corpus"]
     assert icdrat(*rest, cwd=tmp_path).returncode == 0
     rest = ["--corpus", "corpus", "--coder", folder, "--method", "occlusion", "--cut", 0.3, "--out", "marks.jsonl"]

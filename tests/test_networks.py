@@ -100,9 +100,9 @@ def seeded(request, name):
 
 def test_every_architecture_is_under_these_laws():
     folder = Path(__file__).resolve().parents[1] / "icdrat" / "coder"
-    assert set(re.findall(r"^@network\('(\w+)'\)", "\n".join(p.read_text() for p in folder.glob("*.py")), re.M)) == {
-        kind.architecture for kind, _ in NETWORKS.values()
-    }
+    named = re.findall(r"^@network\('(\w+)'\)", "\n".join(p.read_text() for p in folder.glob("*.py")), re.M)
+    ours = {name for name in named if not name.endswith("_published")}  # the others are held to published logits
+    assert ours == {kind.architecture for kind, _ in NETWORKS.values()}
 
 
 # what it answers
