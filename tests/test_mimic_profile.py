@@ -73,6 +73,7 @@ def project(tmp_path_factory):
     return root
 
 
+@pytest.mark.skipif("ICDRAT_LONG" not in os.environ, reason="three minutes of a core; ICDRAT_LONG=1 runs it")
 def test_every_step_runs_and_then_there_is_nothing_left_to_do(project):
     given = [w for p in (f"folder={project}/data/my mimic", f"encoder={tiny_encoder()}", *TINY) for w in ("-p", p)]
     dry = reproduce(project, "--dry-run", *given)
