@@ -921,3 +921,10 @@ def test_a_method_is_compared_with_one_level_of_the_gold(tmp_path):
     )
     done = icdrat(*[w if w != "v/gold.jsonl" else "one.jsonl" for w in words], "--gold-level", "context", cwd=tmp_path)
     ends_in_one_line(done, "there are mention")
+
+
+def test_every_module_of_the_command_line_has_a_command_and_no_command_comes_from_elsewhere():
+    from commands import commands
+    from icdrat.cli.main import GROUPS
+
+    assert {command.callback.__module__ for _, command in commands()} == {module.__name__ for module in GROUPS}

@@ -104,9 +104,10 @@ def _cut(coder, notes:'Corpus', guide:'DataFrame|None', out:Path) -> 'Selection|
     "Choose how the coder's own scores become words, and keep it with the coder; None: nothing marks validation notes"
     from icdrat.data.corpus import codes_among
     from icdrat.learning.teachers import as_rationales
+    from icdrat.learning.trial import own_method
     from icdrat.rationale.attribution.explain import explain
     from icdrat.rationale.select import NothingToTune, choose, rule_of, write_selections
-    held,method = notes.split('validation'), 'evidence' if coder.network.marks else 'attention'
+    held,method = notes.split('validation'), own_method(coder)
     marks = held.gold if guide is None else [r for r in as_rationales(guide) if r.note_id in held.codes]
     some = [n for n in held.notes if n.id in {r.note_id for r in marks}]
     scores = explain(coder, some, codes_among(held, coder.codes), method, progress=False)
