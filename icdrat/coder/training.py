@@ -544,8 +544,8 @@ def train(
         from_main(run.accelerator, lambda: place and check_room(place, needs))
         resume(run, from_main(run.accelerator, lambda: folder and opened(folder, belongs, private, 4*needs)))
         run.wrapped,run.optimiser = run.accelerator.prepare(run.network, run.optimiser)
-        shown = dict(desc='training', delay=patience(), disable=not (progress and leads()))
-        with tqdm(total=run.n_steps, initial=run.step, **shown) as bar:
+        with tqdm(desc='training', total=run.n_steps, initial=run.step, delay=patience(),
+                  disable=not (progress and leads())) as bar:
             while goes_on([row[recipe.monitor] for row in run.log], recipe):
                 epoch(run, bar, now_and_then)
                 conclude(run, codes, held_out, checked)
