@@ -528,7 +528,6 @@ def test_no_notebook_leaves_it_where_others_read(home, walked):
             e5_faithfulness=["n_random=1", "shares=0.1 0.5"],
             e6_corpora=["corpora=vignettes prepared"],
             e7_linker=["n_draws=20"],
-            e8_models=["dtype=float32"],
             e11_students=["epochs=1", "n_asked=2", "explainers=attingrad"],
             e12_lessons=["epochs=1", "annotated=0"],
             e9_explainers=["methods=random attention occlusion", "max_notes=2"],
