@@ -17,11 +17,17 @@ from posixpath import relpath
 
 import yaml
 
+try:
+    import tomllib
+except ImportError:  # Python 3.10
+    import tomli as tomllib
+
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT / "nbs"
 OUT = ROOT / "_proc"
 
 SECTIONS = {  # folder -> the words of its section, in the order of the sidebar
+    "start": "Start here",
     ".": "What travels",
     "data": "Corpora and annotation",
     "coder": "Coding models",
@@ -35,6 +41,7 @@ SECTIONS = {  # folder -> the words of its section, in the order of the sidebar
     "learning": "Learning from rationales",
     "show": "Showing",
     "cli": "Command line",
+    "results": "Results on open notes",
     "experiments": "Experiments",
     "paper": "Tables, figures and the page",
 }
@@ -206,6 +213,56 @@ def result(path: Path, profile: str) -> list[dict]:
     return [markdown("\n\n".join([*words, "## How it was made"]))] if words else []
 
 
+# ---- the results that the repository holds of longer runs ----
+
+
+def galleries() -> list[Path]:
+    "Folders of kept results, such as results/open/es"
+    return sorted({p.parent for p in (ROOT / "results" / "open").glob("*/*.md")})
+
+
+def gallery(folder: Path) -> dict:
+    "All tables and figures of a folder as one page, each below the title of the notebook that makes it"
+    profile = folder.relative_to(ROOT / "results").as_posix()
+    about = tomllib.loads((NBS / "profiles.toml").read_text(encoding="utf-8"))
+    for part in profile.split("/"):
+        about = about[part]
+    front = yaml.safe_dump(
+        {"title": about["about"], "description": f"Every table and figure of the profile {profile}, as kept.", "toc": True},
+        allow_unicode=True,
+        width=1000,
+        sort_keys=False,
+    )
+    cells = [{"cell_type": "raw", "metadata": {}, "source": f"---\n{front}---"}]
+    command = f"`ICDRAT_DATA=/path/to/data make reproduce PROFILE={profile}` makes them again."
+    cells.append(markdown(f"{command} `icdrat reproduce --profile {profile} --check` tells whether they are the same."))
+    for said in sorted(folder.glob("*.md"), key=by_number):
+        maker = NBS / "paper" / f"{said.stem}.ipynb"
+        if not maker.is_file():  # the card of a corpus
+            continue
+        title = re.match(r"# (.+)", source(json.loads(maker.read_text(encoding="utf-8"))["cells"][0]))[1]
+        text = said.read_text(encoding="utf-8").replace(f"]({said.stem}.svg)", f"]({profile}/{said.stem}.svg)")
+        cells.append(markdown(f"## {title}\n\n[How it is made](../paper/{said.stem}.ipynb)\n\n{text}"))
+    for n, cell in enumerate(cells):
+        cell["id"] = f"{n:04d}"
+    kernel = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
+    return {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
+
+
+def stage_galleries() -> list[PurePosixPath]:
+    "Write the pages and the figures on them; their paths"
+    made = []
+    for folder in galleries():
+        name = PurePosixPath("results") / f"{'_'.join(folder.relative_to(ROOT / 'results').parts)}.ipynb"
+        to = OUT / "results" / folder.relative_to(ROOT / "results")
+        to.mkdir(parents=True, exist_ok=True)
+        for figure in folder.glob("*.svg"):
+            shutil.copy(figure, to)
+        (OUT / name).write_text(json.dumps(gallery(folder), ensure_ascii=False), encoding="utf-8")
+        made.append(name)
+    return made
+
+
 # ---- the whole ----
 
 
@@ -228,6 +285,8 @@ def sidebar(staged: list[PurePosixPath]) -> list[dict]:
             inside[path.parent.as_posix()]["contents"].append(bare(path).as_posix())
     top = []
     for folder, section in inside.items():
+        if not (section["contents"] or any(f.startswith(f"{folder}/") for f in inside)):
+            continue  # nothing of the kind is kept
         above = inside.get(folder.rpartition("/")[0]) if "/" in folder else None
         (above["contents"] if above else top).append(section)
     return [{"text": "Front page", "href": "index.ipynb"}, *top]
@@ -240,7 +299,7 @@ def config(settings, staged: list[PurePosixPath]) -> dict:
     site |= {"title": settings["title"], "description": settings["description"], "repo-url": settings["git_url"]}
     site |= {"site-url": settings["doc_host"] + settings["doc_baseurl"], "repo-branch": settings["branch"]}
     site["sidebar"] = {"style": "docked", "collapse-level": 1, "contents": sidebar(staged)}
-    look["project"] = {"type": "website", "output-dir": "../_docs", "resources": ["paper/*_whole.html", "results/*"]}
+    look["project"] = {"type": "website", "output-dir": "../_docs", "resources": ["paper/*_whole.html", "results/**/*.svg"]}
     return look
 
 
@@ -263,6 +322,7 @@ def stage(profile: str) -> int:
         raise CannotStage("\n".join(wrong))
     shutil.copy(ROOT / "site" / "styles.css", OUT)
     (OUT / "results").mkdir()
+    staged += stage_galleries()
     for figure in sorted((ROOT / "results" / profile).glob("*.svg")):
         shutil.copy(figure, OUT / "results")
     text = yaml.safe_dump(config(settings, staged), sort_keys=False, allow_unicode=True)

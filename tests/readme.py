@@ -41,6 +41,8 @@ def as_markdown(cell: dict) -> None:
     cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M)
     if ("code-fold", "true") in options:
         cell.metadata["fold"] = True
+    if ("echo", "false") in options:  # only what it says
+        cell.source = ""
 
 
 def readme() -> str:

@@ -15,7 +15,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT / "nbs"
 RUN = sorted((NBS / "experiments").glob("*.ipynb")) + sorted((NBS / "paper").glob("*.ipynb"))
-LIBRARY = sorted(p for p in NBS.rglob("[0-9]*.ipynb") if p not in RUN and ".ipynb_checkpoints" not in p.parts)
+START = sorted((NBS / "start").glob("*.ipynb"))
+OTHERS = {*RUN, *START}
+LIBRARY = sorted(p for p in NBS.rglob("[0-9]*.ipynb") if p not in OTHERS and ".ipynb_checkpoints" not in p.parts)
 BY_HAND = ("__init__.py", "_modidx.py")
 MODULES = sorted(p for p in (ROOT / "icdrat").rglob("*.py") if p.name not in BY_HAND)
 
@@ -234,6 +236,15 @@ def test_every_exported_function_is_used_in_the_open(path):
         assert re.search(rf"\b{name}\b", shown), f"{name} is exported but never shown"
 
 
+@by_path(START)
+def test_a_tutorial_exports_nothing_is_short_and_shows_what_its_reader_gets(path):
+    code = visible(path)
+    words = sum(len(source(c).split()) for c in cells(path) if c["cell_type"] == "markdown")
+    assert not exported(path) and len(cells(path)) <= 40
+    assert sum(bool(c["outputs"]) for c in code) >= 0.6 * len(code), "six of ten cells show something"
+    assert words >= 150 and "](" in source(cells(path)[-1]) + source(cells(path)[-2]), "it ends with where to read on"
+
+
 @by_path(RUN)
 def test_a_run_notebook_declares_its_parameters_and_holds_no_output(path):
     tagged = [c for c in cells(path) if "parameters" in c["metadata"].get("tags", [])]
@@ -268,5 +279,10 @@ def test_committed_results_are_small_and_hold_no_text_of_notes():
     done = subprocess.run(["git", "ls-files", "results"], cwd=ROOT, capture_output=True, text=True)
     kept = done.stdout.split()
     kinds = (".csv", ".md", ".tex", ".svg")
-    assert all(name.startswith("results/smoke/") and Path(name).suffix in kinds for name in kept)
-    assert sum((ROOT / name).stat().st_size for name in kept) < 200_000
+    facts = [name for name in kept if re.fullmatch(r"results/open/\w+/facts/\w+\.json", name)]
+    of = {"smoke": [], "open": []}
+    for name in set(kept) - set(facts):
+        of[Path(name).parts[1]].append(name)
+        assert Path(name).suffix in kinds, name
+    for profile, most in dict(smoke=300_000, open=1_500_000).items():
+        assert sum((ROOT / name).stat().st_size for name in of[profile]) < most, profile
