@@ -228,7 +228,11 @@ def gallery(folder: Path) -> dict:
     for part in profile.split("/"):
         about = about[part]
     front = yaml.safe_dump(
-        {"title": about["about"], "description": f"Every table and figure of the profile {profile}, as kept.", "toc": True},
+        {
+            "title": about["about"],
+            "description": f"Every table and figure of the profile {profile}, as kept.",
+            "toc": True,
+        },
         allow_unicode=True,
         width=1000,
         sort_keys=False,
@@ -299,7 +303,11 @@ def config(settings, staged: list[PurePosixPath]) -> dict:
     site |= {"title": settings["title"], "description": settings["description"], "repo-url": settings["git_url"]}
     site |= {"site-url": settings["doc_host"] + settings["doc_baseurl"], "repo-branch": settings["branch"]}
     site["sidebar"] = {"style": "docked", "collapse-level": 1, "contents": sidebar(staged)}
-    look["project"] = {"type": "website", "output-dir": "../_docs", "resources": ["paper/*_whole.html", "results/**/*.svg"]}
+    look["project"] = {
+        "type": "website",
+        "output-dir": "../_docs",
+        "resources": ["paper/*_whole.html", "results/**/*.svg"],
+    }
     return look
 
 

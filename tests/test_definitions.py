@@ -124,9 +124,10 @@ def method_values():
     before, hidden = rng.normal(size=20), rng.random((5, 20)) < 0.1
     moved = before + rng.normal(size=(5, 20))
     adebayo = [f"adebayo/{c}{s}" for c in ("weights", "labels") for s in ("", "_signed")]
-    run = lambda versions, other: {"yeh/max_sensitivity": most_moved(before, versions, hidden)} | {
-        m: rank_agreement(before, other, m.endswith("signed")) for m in adebayo
-    }
+    run = lambda versions, other: (
+        {"yeh/max_sensitivity": most_moved(before, versions, hidden)}
+        | {m: rank_agreement(before, other, m.endswith("signed")) for m in adebayo}
+    )
     return dict(perfect=run(before[None].repeat(5, 0), rng.permutation(before)), chance=run(moved, before))
 
 

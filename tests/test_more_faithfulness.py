@@ -148,9 +148,9 @@ def test_the_engine_gives_the_numbers_of_one_question_a_call(operator):
 
         for metric, number in both(np.asarray(e.scores), sets, alone).items():
             assert value[code.value, "a", f"{metric}@{operator}"] == pytest.approx(number, abs=1e-9)
-    other = all_faithfulness(
-        coder, [note], [], soft, {note.id: CODES}, ["yeh"], **(options | dict(seed=5))
-    ).set_index(["code", "method", "metric"])["value"]
+    other = all_faithfulness(coder, [note], [], soft, {note.id: CODES}, ["yeh"], **(options | dict(seed=5))).set_index(
+        ["code", "method", "metric"]
+    )["value"]
     assert (other != value[other.index]).all()
 
 

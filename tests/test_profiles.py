@@ -148,7 +148,7 @@ def toy(tmp_path, monkeypatch):
         "for f in (root/runs/f'{name}.ipynb', root/results/f'{name}.csv'):\n"
         "    f.parent.mkdir(parents=True, exist_ok=True); f.write_text('x')\n"
         "facts = root/results/'facts'/f'{name}.json'; facts.parent.mkdir(exist_ok=True)\n"
-        "facts.write_text('{\"files\": {\"%s.csv\": \"\"}, \"seconds\": %r}' % (name, time.time()))\nsay('end')\n"
+        'facts.write_text(\'{"files": {"%s.csv": ""}, "seconds": %r}\' % (name, time.time()))\nsay(\'end\')\n'
     )
     command = lambda s, root: [sys.executable, str(script), str(root), s.stem, s.runs, s.results]  # noqa: E731
     monkeypatch.setattr(P, "command_of", command)
