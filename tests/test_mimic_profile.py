@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 from encoder import tiny_encoder
 from test_mimic import hospital
+from typer.testing import CliRunner
 
-from icdrat.show.plan import plan
+from icdrat.cli.main import app
+from icdrat.coder.recipe import BadRecipe
+from icdrat.data.exchange import MissingFile
+from icdrat.show.plan import command_of, plan
 from icdrat.show.profiles import read_profiles
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,6 +77,19 @@ def project(tmp_path_factory):
     return root
 
 
+def test_every_command_of_it_is_one_that_can_be_given(tmp_path, monkeypatch):
+    "With nothing there, each stops at its missing corpus, and at nothing that is written wrongly"
+    monkeypatch.chdir(tmp_path)
+    steps = {p.step.name: command_of(p.step, ROOT)[3:] for p in plan(read_profiles(ROOT), "mimic", ROOT)}
+    steps = {name: words for name, words in steps.items() if words[0] != "reproduce"}
+    assert {"corpus", "card", "caml", "multirescnn", "laat", "plm_icd", "marks", "student"} <= set(steps)
+    for name, words in steps.items():
+        assert isinstance(CliRunner().invoke(app, words).exception, MissingFile), name
+        if words[0] == "train":
+            wrong = [*words, "--set", "projektion=2"]
+            assert isinstance(CliRunner().invoke(app, wrong).exception, BadRecipe), "a slip is told first"
+
+
 @pytest.mark.skipif("ICDRAT_LONG" not in os.environ, reason="three minutes of a core; ICDRAT_LONG=1 runs it")
 def test_every_step_runs_and_then_there_is_nothing_left_to_do(project):
     given = [w for p in (f"folder={project}/data/my mimic", f"encoder={tiny_encoder()}", *TINY) for w in ("-p", p)]
@@ -107,8 +124,6 @@ def test_a_language_model_of_your_own_is_asked_where_there_is_one(monkeypatch):
 
 
 def test_a_training_is_spread_over_processes_by_accelerate():
-    from icdrat.show.plan import command_of
-
     steps = {p.step.name: p.step for p in plan(read_profiles(ROOT), "mimic", ROOT, dict(processes=4))}
     words = command_of(steps["plm_icd"], ROOT)
     assert words[1:6] == ["-m", "accelerate.commands.launch", "--num_processes", "4", "-m"]

@@ -168,17 +168,21 @@ def network_named(
     return known[name]
 
 # %% ../../nbs/coder/60_training.ipynb #6bd2656b
+def _sizes_of(kind:type[LabelNetwork]) -> dict[str, inspect.Parameter]:
+    "What a network can be made with, by name"
+    return dict(inspect.signature(kind).parameters) | dict(inspect.signature(kind.fresh).parameters)
+
 def check_sizes(
     recipe:Recipe,
 ) -> None:
     "Refuse sizes that its network cannot have"
-    kind = network_named(recipe.architecture)
-    takes = dict(inspect.signature(kind).parameters) | dict(inspect.signature(kind.fresh).parameters)
-    plain = kind.fresh.__func__ is LabelNetwork.fresh.__func__ # what it is given goes to the network as it is
+    takes = _sizes_of(network_named(recipe.architecture))
+    if 'base' in takes: # the rest goes to the network below
+        takes |= _sizes_of(network_named(recipe.hyperparameters.get('base', takes['base'].default)))
     for name,size in recipe.hyperparameters.items():
-        if name not in takes and plain:
+        if name not in takes:
             raise BadRecipe(f"{recipe.architecture} cannot be made with {name}: unexpected keyword argument {name!r}")
-        should = expected(size, takes[name].default) if name in takes else ''
+        should = expected(size, takes[name].default)
         if should: raise BadRecipe(f"{name} is {size!r}; it should be {should}")
 
 def fresh_network(
