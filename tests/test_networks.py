@@ -46,8 +46,8 @@ def fresh(name, dtype="float64"):
     "A network before training and its reader"
     kind, sizes = NETWORKS[name]
     if issubclass(kind, Converted):  # made from a checkpoint, so its reader knows its words already
-        reader = PublishedWords(LEXICON, dict(lower=True, remove_special_characters_mullenbach=True), most=25)
-        return kind(len(reader), len(CODES), **sizes, dropout=0.0, dtype=dtype), reader
+        reader = PublishedWords(LEXICON, dict(lower=True, remove_special_characters_mullenbach=True))
+        return kind(len(reader), len(CODES), **sizes, dtype=dtype), reader
     return kind.fresh([" ".join(LEXICON)], len(CODES), min_count=1, dtype=dtype, **sizes)
 
 

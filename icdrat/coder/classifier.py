@@ -107,7 +107,7 @@ class ChunkHead:
 # %% ../../nbs/coder/85_classifier.ipynb #d763aadd
 class ClassifierNetwork(LabelNetwork):
     "A classifier of the Hugging Face library, read in chunks"
-    architecture,reader = 'classifier', ClassifierPieces
+    architecture,reader,short = 'classifier', ClassifierPieces, True
     def __init__(self, n_tokens:int, n_codes:int, model:dict|nn.Module, chunk:int, before:list, after:list,
                  labels:list, join:str='max', answers:str='sigmoid'):
         super().__init__()

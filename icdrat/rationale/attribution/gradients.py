@@ -206,6 +206,7 @@ class Units:
         precision:str,                                     # of the matrix products while encoding
     ):
         size = network.block or x.shape[1]
+        if network.short: size = min(size, x.shape[1])  # a note of one chunk is not filled up
         self.network,self.precision,self.n_notes = network, precision, len(x)
         there = torch.ones(x.shape[:2], dtype=bool, device=x.device)
         self.x,self.real = in_units(x, size), in_units(there, size)
@@ -253,7 +254,8 @@ def walk(
     with unlearning(network):
         units = Units(network, x, base, precision)
         D,groups,n_groups = in_units(direction, units.x.shape[1]), units.groups, range(len(units.groups))
-        graphs = {i:units.encode(i, True) for i in n_groups if (i+1)*len(groups[0])*units.x.shape[1] <= most_tokens}
+        room   = most_tokens//(len(groups[0])*units.x.shape[1])  # a single group needs its graph in any case
+        graphs = {i:units.encode(i, True) for i in n_groups if i < room or len(groups) == 1}
         hidden = [(graphs[i] if i in graphs else units.encode(i, False))[1].detach() for i in n_groups]
         bases  = units.at_base()
         send   = sent_back if hasattr(network.head, 'answer') else sent_down
