@@ -234,12 +234,14 @@ def inside(args):
         repeats, some, *rest = SIZES[min(SIZES, key=lambda size: abs(size - n))]
         with tempfile.TemporaryDirectory() as folder:
             b = Bench(folder, n, lambda rows: written(rows, args.out))
-            faithfulness(b, repeats, some)
-            explainers(b, repeats, *rest)
+            if "faithfulness" in args.parts:
+                faithfulness(b, repeats, some)
+            if "explainers" in args.parts:
+                explainers(b, repeats, *rest)
 
 
 def written(rows, out):
-    "The table as CSV and as Markdown, beside what was measured at other lengths"
+    "The table as CSV and as Markdown, beside whatever else was measured"
     from importlib.metadata import version
 
     import pandas as pd
@@ -248,8 +250,9 @@ def written(rows, out):
     out.mkdir(parents=True, exist_ok=True)
     if file.exists():
         before = pd.read_csv(file, keep_default_na=False, na_values=dict(apart=[""]))
-        others = before[~before["tokens"].isin(table["tokens"])]
-        table = pd.concat([others, table]).sort_values("tokens", kind="stable")
+        key = ["tokens", "what", "peer", "labels"]
+        again = before.set_index(key).index.isin(table.set_index(key).index)
+        table = pd.concat([before[~again], table]).sort_values("tokens", kind="stable")
     table.to_csv(file, index=False, float_format="%.4g")
     known = ", ".join(f"{name} {version(name)}" for name in ("ferret-xai", "captum", "torch", "transformers"))
     forms = dict(ours="{:.3g}", theirs="{:.3g}", times="{:.2f}", apart="{:.0e}")
@@ -275,6 +278,7 @@ def written(rows, out):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--tokens", type=int, nargs="+", default=list(SIZES), help="lengths of the notes")
+    p.add_argument("--parts", nargs="+", default=["faithfulness", "explainers"], help="what is measured")
     p.add_argument("--env", type=Path, default=ROOT / "runs" / "peers", help="where the peers are installed")
     p.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     p.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)

@@ -183,7 +183,8 @@ def evaluate_plausibility(
 
 # %% ../../nbs/cli/50_evaluate.ipynb #392aa20c
 Families = Annotated[Optional[list[str]], typer.Option('--definition',
-    help="eraser, emc, ferret, naopc, yeh (infidelity), ancona (sensitivity-n) or all; give it several times. "
+    help="eraser, emc, ferret (or its parts ferret_aopc, without leaving each word out, and ferret_deciles), naopc, "
+         "yeh (infidelity), ancona (sensitivity-n) or all; give it several times. "
          "By default eraser, and for scores emc too; the others ask far more questions.",
     callback=among(held('icdrat.evaluation.faithfulness.engine', 'DEFINITIONS'), 'all'))]
 Operator = Annotated[str, typer.Option(
