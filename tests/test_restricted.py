@@ -521,7 +521,7 @@ def test_no_notebook_leaves_it_where_others_read(home, walked):
     runs, results = home / "runs", home / "results"
     for notebook in [
         *sorted((ROOT / "nbs/experiments").glob("*.ipynb"), key=lambda p: int(p.stem[1:].split("_")[0])),
-        *sorted((ROOT / "nbs/paper").glob("*.ipynb")),
+        *sorted((ROOT / "nbs/paper").glob("*.ipynb"), key=lambda p: (p.stem[:3] == "fig", p.stem)),  # 5 reads table 10
     ]:
         own = dict(
             e1_coder=["corpus=" + str(home / "secret"), "min_notes=4"],
