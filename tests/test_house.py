@@ -266,6 +266,12 @@ def test_the_readme_is_the_front_door():
     assert made == readme(), "README.md comes from nbs/index.ipynb; run `make notebooks`"
 
 
+def test_no_result_on_the_front_page_is_typed():
+    "Its numbers come from kept tables, or from what the page itself computes"
+    words = "\n".join(source(c) for c in cells(NBS / "index.ipynb") if c["cell_type"] == "markdown")
+    assert re.findall(r"(?<![\w.])[-+]?0?\.\d+\b", re.sub(r"```.*?```", "", words, flags=re.S)) == []
+
+
 def test_the_profiles_run_every_experiment_and_paper_notebook():
     from icdrat.show.profiles import check_profiles, read_profiles, steps_of
 

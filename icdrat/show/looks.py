@@ -56,9 +56,11 @@ CORPORA = dict(
 
 # %% ../../nbs/show/05_looks.ipynb #532f9501
 def in_print(
-    method:str, # a registry name, or `random@` and one
+    method:str, # a registry name, or `random@` and one; or two teachers in one, with + or &
 ) -> str:       # as a reader should see it; an unknown name is its own
     "The name of a method in a table or figure"
+    for sign,word in {'+':'or', '&':'and'}.items():
+        if sign in method: return f' {word} '.join(in_print(m) for m in method.split(sign))
     control,_,of = method.partition('@')
     if control == 'random' and of: return f"{METHODS['random']} like {METHODS.get(of, of)}"
     return METHODS.get(method, method)
