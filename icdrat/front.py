@@ -52,8 +52,9 @@ def load_corpus(
     "A corpus by its name or from its folder"
     from icdrat.data import corpus, exchange
     if name in CORPORA:
-        module,maker = CORPORA[name]
-        return corpus.to_level(getattr(import_module(f'icdrat.{module}'), maker)(**settings), level)
+        found = CORPORA[name]
+        maker = found if callable(found) else getattr(import_module(f'icdrat.{found[0]}'), found[1])
+        return corpus.to_level(maker(**settings), level)
     if not Path(name).is_dir():
         raise exchange.MissingFile(f"{name}: no folder, and no corpus known by name; these are {', '.join(CORPORA)}")
     if settings:

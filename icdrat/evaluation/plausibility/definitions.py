@@ -184,7 +184,7 @@ def hard_rows(
     pairs = list(truth) + [p for p in answers if p not in truth and over == 'union']
     spans,no_gold = span_tables(truth, answers, pairs, offsets), np.array([not truth.get(p) for p in pairs], bool)
     for d in names:
-        if d not in HARD or d in MATCHINGS: continue
+        if d not in (*HARD, *DEFINITIONS) or d in MATCHINGS: continue
         yield d, pairs, np.where((no_gold & (over == 'gold'))[:, None], 0, span_numbers(d, spans, len(pairs))), no_gold
     if not set(names) & set(MATCHINGS): return
     keys = list(dict.fromkeys((admission[i], c) for i,c in pairs))
@@ -242,11 +242,13 @@ def _table(blocks, kinds):
     return table.assign(curve=pd.Series(curves, dtype=object)) if curves else table
 
 # %% ../../../nbs/evaluation/plausibility/70_definitions.ipynb #dba00bf8
-_KNOWN = (*HARD, *RANKED, *CHOSEN)
+def _known():
+    "All definitions, with those that were added to `DEFINITIONS`"
+    return tuple(dict.fromkeys((*HARD, *RANKED, *CHOSEN, *DEFINITIONS)))
 
 def _checked(definitions, over, explanations, notes):
     "Refuse what does not exist"
-    check_definitions(definitions or (), _KNOWN)
+    check_definitions(definitions or (), _known())
     if over not in ('gold', 'union'): raise BadInput(f"over is {over!r}; choose 'gold' or 'union'")
     lost = [e for e in explanations if e.note_id not in notes]
     if lost:
@@ -258,7 +260,7 @@ def _kinds(notes, admission, rationales, methods):
     "The categories of each column that names a row"
     kinds = dict(
         note_id=sorted({*notes, *admission.values()}), code=sorted({str(r.code) for r in rationales}),
-        method=list(methods), level=['any', *LEVELS], predicted_level=['any', *LEVELS], definition=list(_KNOWN))
+        method=list(methods), level=['any', *LEVELS], predicted_level=['any', *LEVELS], definition=list(_known()))
     return {k:pd.CategoricalDtype(v) for k,v in kinds.items()}
 
 # %% ../../../nbs/evaluation/plausibility/70_definitions.ipynb #a9535ea7
@@ -279,7 +281,7 @@ def all_plausibility(
     "What each method hits and misses under every definition, one row for each pair, method, level and definition"
     gold,predicted,explanations,by_id = list(gold), list(predicted), list(explanations), {n.id:n for n in notes}
     _checked(definitions, over, explanations, by_id)
-    names,admission = definitions or _KNOWN, {i:i for i in by_id} | (admissions or {})
+    names,admission = definitions or _known(), {i:i for i in by_id} | (admissions or {})
     work = defaultdict(lambda: ([], []))  # by method, its rationales and its explanations
     for r in predicted: work[r.source][0].append(r)
     for e in explanations: work[e.method][1].append(e)
