@@ -130,7 +130,7 @@ def colours(
 ) -> tuple[str, str]: # on light, on dark
     "The colour of a method, the same in every figure and on every page"
     printed = {p:n for names in (METHODS, ARCHITECTURES) for n,p in names.items()}
-    name = printed.get(name, name).partition('@')[2] or printed.get(name, name).partition('+')[0]
+    name = printed.get(name, name).partition('@')[2] or re.split('[+-]', printed.get(name, name))[0]
     kind = next((k for k in ('mention', 'llm') if re.match(rf'{k}(_|$)', name)), name)
     if kind in _HUES: return PALETTE[_HUES[kind]]
     return PALETTE[_OTHER_ATTRIBUTIONS] if kind in METHODS and kind not in _NO_METHOD else NEUTRAL
