@@ -80,10 +80,10 @@ def validated(
 
 def train(
     corpus:'Corpus',                    # with a train split
-    architecture:str = 'caml',          # caml, multirescnn, laat or plm_icd
+    architecture:str = 'caml',          # caml, multirescnn, laat, plm_icd or evidence
     min_notes:int = 10,                 # training notes that a code needs
     guide:Iterable['Rationale'] = (),   # of a teacher, for the training notes; none: attention is left alone
-    weight:float = 1.,                  # how much the guide counts
+    weight:float|None = None,           # how much the guide counts; None: .1 for attention, .03 for marks
     progress:bool = True,               # show a bar
     **settings,                         # of the recipe: epochs, seed, lr and others, see `icdrat.coder.recipe`
 ) -> 'Coder':

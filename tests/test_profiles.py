@@ -18,6 +18,7 @@ from icdrat.cli.main import app
 from icdrat.show import plan as P
 from icdrat.show.facts import corpus_fingerprint, facts_file, run_facts, write_facts
 from icdrat.show.plan import Planned, StepFailed, not_there, plan, plan_in_print, run_plan, together
+from icdrat.rationale.llm.record import record_facts
 from icdrat.show.profiles import (
     BadProfile,
     Step,
@@ -84,7 +85,17 @@ def test_the_parts_of_open_run_nothing_twice_and_leave_nothing_out():
     assert len({(s.runs, s.stem) for s in steps}) == len(steps)
     of = {s.name: s.parameters for s in steps}
     assert of["es/e1_coder"]["corpus"] == "codiesp" and of["en/e1_coder"]["corpus"] == "codiesp_en"
-    assert of["es/e11_students"] == of["en/e11_students"] and len(of["es/e11_students"]["seeds"].split()) == 5
+    assert of["es/e11_students"]["seeds"] == of["en/e11_students"]["seeds"] == "0 1 2 3 4"
+
+
+@pytest.mark.parametrize("part", ["es", "en"])
+def test_the_teachers_of_open_are_on_record_for_its_corpus(part):
+    of = {s.stem: s.parameters for s in steps_of(PROFILES, f"open/{part}", ROOT)}
+    students = [of["e11_students"].get("students", ""), of["e12_lessons"]["others"], of["e13_coders"]["coders"]]
+    named = " ".join([of["e11_students"]["teachers"], of["e12_lessons"].get("teacher", ""), *students])
+    for way in set(re.findall(r"\bllm_(\w+)", named)):
+        record_facts(of["e1_coder"]["corpus"], way)  # or it is told that there is none
+    assert bool(re.search("llm_", named)) == (part == "es")
 
 
 @pytest.mark.parametrize("name", profile_names(PROFILES))

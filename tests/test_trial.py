@@ -76,7 +76,7 @@ def test_everything_that_a_trial_depends_on_changes_its_key(bench):
     others = [
         plain._replace(marks=marks[1:]),
         plain._replace(seed=1),
-        plain._replace(weight=0.5),
+        plain._replace(times=0.5),
         plain._replace(by="margin_ranking"),
         plain._replace(student="extractor"),
         plain._replace(plan=(("epochs", 2),)),

@@ -24,6 +24,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 from typer.models import OptionInfo
 
+from .. import __version__
 from ..bootstrap import MOST_DRAWS
 from ..resources import coder_folder
 from ..types import BadInput
@@ -71,6 +72,17 @@ app = Commands(
     cls=InOrder, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Evaluation and LLM-guided learning of ICD coding rationales.",
     epilog=example("icdrat data synth --out corpus"))
+
+# %% ../../nbs/cli/10_app.ipynb #b74d1256
+def _version(asked:bool) -> None:
+    "Say which version this is, and end"
+    if not asked: return
+    print(f"icdrat {__version__}")
+    raise typer.Exit
+
+@app.callback()
+def _any_command(version:Annotated[bool, typer.Option(
+        '--version', help="Say which version this is.", is_eager=True, callback=_version)] = False): pass
 
 # %% ../../nbs/cli/10_app.ipynb #e148fdd6
 def group(
