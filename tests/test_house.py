@@ -184,6 +184,13 @@ def test_a_library_notebook_reads_like_a_text(path):
     assert len(bare) <= 1, "one cell of imports"
 
 
+@by_path(sorted(p for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts))
+def test_what_a_notebook_says_on_the_error_stream_is_ours(path):
+    "No warning of a library, with a path of the machine that ran it, and no bar"
+    said = [o for c in cells(path) for o in c.get("outputs", []) if o.get("name") == "stderr"]
+    assert all("".join(o["text"]).startswith("icdrat: ") for o in said)
+
+
 @by_path(LIBRARY)
 def test_a_library_notebook_shows_what_it_does(path):
     code = visible(path)
