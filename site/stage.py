@@ -158,6 +158,7 @@ def relinked(text: str, here: PurePosixPath, lookup) -> str:
         return f"]({bare(PurePosixPath(found[1]))}{found[2] or ''})"
 
     up = relpath(".", here.parent.as_posix() or ".").removeprefix("./")
+    text = re.sub(r"\]\((?:\.\./)+results/open/(\w+)(?:/\w+\.md)?\)", rf"]({up}/results/open_\1.ipynb)", text)
     text = re.sub(r"\]\((?:\.\./)+results/\w+/(\w+)\.md\)", rf"]({up}/paper/\1.ipynb)", text)
     text = re.sub(r"\((?:\.\./)+results/\w+/(\w+\.svg)\)", rf"({up}/results/\1)", text)
     text = re.sub(
@@ -194,6 +195,8 @@ def page(path: Path, profile: str, lookup) -> dict:
         cell["id"] = f"{n:04d}"
         if cell["cell_type"] == "markdown":
             cell["source"] = relinked(source(cell), here, lookup)
+        for shown_text in (o["data"] for o in cell.get("outputs", []) if "text/markdown" in o.get("data", {})):
+            shown_text["text/markdown"] = relinked("".join(shown_text["text/markdown"]), here, lookup)
     kernel = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
     return {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
 
