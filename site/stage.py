@@ -46,6 +46,8 @@ SECTIONS = {  # folder -> the words of its section, in the order of the sidebar
     "paper": "Tables, figures and the page",
 }
 
+FOR_NEWCOMERS = ("glossary.ipynb", "governance.ipynb")  # they lie beside the front page
+
 
 class CannotStage(Exception):
     "A notebook that cannot become a page; the message says which and why"
@@ -289,7 +291,9 @@ def sidebar(staged: list[PurePosixPath]) -> list[dict]:
     inside = {folder: {"section": words, "contents": []} for folder, words in SECTIONS.items()}
     for path in staged:
         if path.name != "index.ipynb":
-            inside[path.parent.as_posix()]["contents"].append(bare(path).as_posix())
+            section = "start" if path.name in FOR_NEWCOMERS else path.parent.as_posix()
+            inside[section]["contents"].append(bare(path).as_posix())
+    inside["start"]["contents"].sort(key=lambda path: path in FOR_NEWCOMERS)  # after the tutorials
     top = []
     for folder, section in inside.items():
         if not (section["contents"] or any(f.startswith(f"{folder}/") for f in inside)):
