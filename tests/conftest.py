@@ -7,6 +7,12 @@ from pathlib import Path
 import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+LONG = ("test_restricted", "test_outputs", "test_attribution")
+
+
+def pytest_collection_modifyitems(items):
+    "Files that take minutes come first, so that no core waits for another at the end"
+    items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 @pytest.fixture(scope="session")
