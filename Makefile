@@ -51,7 +51,7 @@ check: .venv/ready
 
 test: .venv/ready
 	$(BIN)/nbdev_test --n_workers 2 --do_print
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile tests
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder tests
 
 # ---- a small language model on this machine, for those who want one: see llm/README.md ----
 QWEN     := data/llm/qwen2.5-coder-1.5b-instruct-q4_k_m.gguf
