@@ -278,7 +278,8 @@ def written(rows, out):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--tokens", type=int, nargs="+", default=list(SIZES), help="lengths of the notes")
-    p.add_argument("--parts", nargs="+", default=["faithfulness", "explainers"], help="what is measured")
+    parts = ["faithfulness", "explainers"]
+    p.add_argument("--parts", nargs="+", choices=parts, default=parts, help="what is measured")
     p.add_argument("--env", type=Path, default=ROOT / "runs" / "peers", help="where the peers are installed")
     p.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     p.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)

@@ -80,6 +80,19 @@ def pages() -> list[Path]:
 # ---- one page ----
 
 
+def front_matter(facts: dict) -> dict:
+    "What a page says of itself before it begins"
+    text = yaml.safe_dump(facts, allow_unicode=True, width=1000, sort_keys=False)
+    return {"cell_type": "raw", "metadata": {}, "source": f"---\n{text}---"}
+
+
+def as_notebook(cells: list[dict]) -> dict:
+    "Cells, numbered, as a notebook that is ready to be rendered"
+    kernel = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
+    numbered = [cell | {"id": f"{n:04d}"} for n, cell in enumerate(cells)]
+    return {"cells": numbered, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
+
+
 def head(cells: list[dict], where: Path) -> list[dict]:
     "The title and the summary as front matter; what follows them in their cell stays"
     n = next((i for i, c in enumerate(cells) if c["cell_type"] == "markdown"), None)
@@ -90,9 +103,7 @@ def head(cells: list[dict], where: Path) -> list[dict]:
     facts = {"title": found[1].strip(), "description": found[2].strip()}
     if where.parts[0] == "paper":
         facts |= {"page-layout": "full", "toc": False}  # tables are wide
-    text = yaml.safe_dump(facts, allow_unicode=True, width=1000, sort_keys=False)
-    front = {"cell_type": "raw", "metadata": {}, "source": f"---\n{text}---"}
-    return [front, *cells[:n], *([markdown(rest)] if rest else []), *cells[n + 1 :]]
+    return [front_matter(facts), *cells[:n], *([markdown(rest)] if rest else []), *cells[n + 1 :]]
 
 
 def signature(node: ast.AST, lines: list[str]) -> str:
@@ -193,14 +204,12 @@ def page(path: Path, profile: str, lookup) -> dict:
         first = next((n for n, c in enumerate(cells) if c["cell_type"] == "code"), len(cells))
         cells[first:first] = result(path, profile)
     here = bare(PurePosixPath(path.as_posix()))
-    for n, cell in enumerate(cells):
-        cell["id"] = f"{n:04d}"
+    for cell in cells:
         if cell["cell_type"] == "markdown":
             cell["source"] = relinked(source(cell), here, lookup)
         for shown_text in (o["data"] for o in cell.get("outputs", []) if "text/markdown" in o.get("data", {})):
             shown_text["text/markdown"] = relinked("".join(shown_text["text/markdown"]), here, lookup)
-    kernel = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
-    return {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
+    return as_notebook(cells)
 
 
 def result(path: Path, profile: str) -> list[dict]:
@@ -232,17 +241,8 @@ def gallery(folder: Path) -> dict:
     about = tomllib.loads((NBS / "profiles.toml").read_text(encoding="utf-8"))
     for part in profile.split("/"):
         about = about[part]
-    front = yaml.safe_dump(
-        {
-            "title": about["about"],
-            "description": f"Every table and figure of the profile {profile}, as kept.",
-            "toc": True,
-        },
-        allow_unicode=True,
-        width=1000,
-        sort_keys=False,
-    )
-    cells = [{"cell_type": "raw", "metadata": {}, "source": f"---\n{front}---"}]
+    says = f"Every table and figure of the profile {profile}, as kept."
+    cells = [front_matter({"title": about["about"], "description": says, "toc": True})]
     command = f"`ICDRAT_DATA=/path/to/data make reproduce PROFILE={profile}` makes them again."
     cells.append(markdown(f"{command} `icdrat reproduce --profile {profile} --check` tells whether they are the same."))
     for said in sorted(folder.glob("*.md"), key=by_number):
@@ -252,10 +252,7 @@ def gallery(folder: Path) -> dict:
         title = re.match(r"# (.+)", source(json.loads(maker.read_text(encoding="utf-8"))["cells"][0]))[1]
         text = said.read_text(encoding="utf-8").replace(f"]({said.stem}.svg)", f"]({profile}/{said.stem}.svg)")
         cells.append(markdown(f"## {title}\n\n[How it is made](../paper/{said.stem}.ipynb)\n\n{text}"))
-    for n, cell in enumerate(cells):
-        cell["id"] = f"{n:04d}"
-    kernel = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
-    return {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
+    return as_notebook(cells)
 
 
 def stage_galleries() -> list[PurePosixPath]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted(p.relative_to(ROOT / "icdrat").as_posix() for p in (ROOT / "icdrat" / "assets").rglob("*.*"))
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,29 @@ def test_modules_assets_and_version_are_in_the_wheel(given):
         assert form.format(version) in (ROOT / file).read_text(encoding="utf-8"), file
 
 
+def test_a_wheel_holds_every_resource(given):
+    wheel, _ = given
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert FILES and {f"icdrat/{f}" for f in FILES} <= names
+
+
+def test_prompts_records_and_vignettes_are_read_from_a_wheel_in_an_empty_folder(given, tmp_path):
+    wheel, _ = given
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    script = """
+import icdrat, pathlib
+from icdrat.data.vignettes import vignettes
+from icdrat.rationale.llm.prompt import load_prompt
+from icdrat.rationale.llm.record import record_file
+assert pathlib.Path(icdrat.__file__).parent == pathlib.Path('site/icdrat').resolve(), icdrat.__file__
+print(load_prompt('quotes').version, len(vignettes()), record_file('vignettes', 'few_shot', 'answers').is_file())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env={"PYTHONPATH": "site"}, capture_output=True, text=True
+    )
+    assert done.stdout.split()[1:] == ["52", "True"], done.stderr
+
+
 def test_the_source_archive_builds_the_same_package(given):
     wheel, archive = given
     with tarfile.open(archive) as tar:
@@ -58,8 +82,7 @@ def test_the_readme_runs_from_the_wheel(given, tmp_path):
     cells = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
     assert cells
     (tmp_path / "readme.py").write_text("\n".join(cells) + "\nimport icdrat; print(icdrat.__file__)", encoding="utf-8")
-    places = os.pathsep.join([str(tmp_path / "installed")])
-    where = dict(os.environ, PYTHONPATH=places, OMP_NUM_THREADS="1")
+    where = dict(os.environ, PYTHONPATH=str(tmp_path / "installed"), OMP_NUM_THREADS="1")
     done = subprocess.run([sys.executable, "readme.py"], cwd=tmp_path, env=where, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith(str(tmp_path / "installed")), "it is not the installed one that ran"

@@ -28,22 +28,22 @@ def kept_table(
 # %% ../../nbs/show/14_quote.ipynb #2da2e0aa
 class NotQuotable(BadInput): "No cell of a table, or more than one, is what was asked for"
 
-def _word(heading:str) -> str:
-    "A heading as a name in Python"
-    return re.sub(r'\W+', '_', heading.lower()).strip('_')
+def _heading(table:pd.DataFrame, column:str) -> str:
+    "The heading of a column that is given in Python's spelling"
+    spelt = {re.sub(r'\W+', '_', c.lower()).strip('_'):c for c in table}
+    if column not in spelt: raise NotQuotable(f"no column {column!r}; there are {', '.join(spelt)}")
+    return spelt[column]
 
 def rows_where(
     table:pd.DataFrame, # of `kept_table`
     **where:str,        # column and cell; columns in Python's spelling
 ) -> pd.DataFrame:      # at least one row
     "The rows of a table that have these cells"
-    spelt = {_word(c):c for c in table}
     for column,cell in where.items():
-        if column not in spelt: raise NotQuotable(f"no column {column!r}; there are {', '.join(spelt)}")
-        fits = table[table[spelt[column]] == cell]
-        if not len(fits):
-            raise NotQuotable(f"no {column} is {cell!r}; there are {', '.join(dict.fromkeys(table[spelt[column]]))}")
-        table = fits
+        held = table[_heading(table, column)]
+        if cell not in set(held):
+            raise NotQuotable(f"no {column} is {cell!r}; there are {', '.join(dict.fromkeys(held))}")
+        table = table[held == cell]
     return table
 
 def quote(
@@ -52,7 +52,6 @@ def quote(
     **where:str,        # the row, as for `rows_where`
 ) -> str:               # as printed, with its interval, such as 0.728 [0.706, 0.749]
     "A number of a table, for a sentence"
-    fits,spelt = rows_where(table, **where), {_word(c):c for c in table}
-    if column not in spelt: raise NotQuotable(f"no column {column!r}; there are {', '.join(spelt)}")
+    fits,heading = rows_where(table, **where), _heading(table, column)
     if len(fits) > 1: raise NotQuotable(f"{len(fits)} rows fit; say more than {', '.join(where) or 'nothing'}")
-    return fits[spelt[column]].iloc[0]
+    return fits[heading].iloc[0]
